@@ -1,0 +1,1 @@
+"""One file per published method; they differ only where the papers do."""

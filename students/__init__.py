@@ -1,0 +1,1 @@
+"""See `gps.types` for the shapes these functions share."""

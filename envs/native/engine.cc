@@ -1,0 +1,163 @@
+#include "engine.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <shared_mutex>
+#include <unordered_map>
+
+namespace gps {
+namespace {
+
+// A batch stores one state row per simulation, so large calls go through a batch of this size in turns.
+constexpr int kMaxCapacity = 1024;
+
+std::shared_mutex registry_mutex;
+std::unordered_map<int64_t, std::shared_ptr<Engine>>& Registry() {
+  static auto* registry = new std::unordered_map<int64_t, std::shared_ptr<Engine>>;
+  return *registry;
+}
+
+thread_local int quiet = 0;
+thread_local bool diverged = false;
+mjfLogHandler next_handler = nullptr;
+std::atomic<bool> forked{false};
+
+void LogHandler(const mjLogMessage* message) {
+  if (quiet && message->level == mjLOG_WARNING &&
+      std::strncmp(message->subject, "Nan, Inf or huge value", 22) == 0) {
+    diverged = true;
+    return;
+  }
+  if (next_handler) next_handler(message);
+}
+
+struct Job {
+  mjfBatchFunc func;
+  void* arg;
+  int first;
+};
+
+void RunJob(const mjModel* m, mjData* d, int sim, void* arg) {
+  const Job* job = static_cast<const Job*>(arg);
+  quiet = 1;  // an error unwinds past the reset below; the next job on this thread sets it again
+  diverged = false;
+  job->func(m, d, job->first + sim, job->arg);
+  quiet = 0;
+}
+
+}  // namespace
+
+Engine::Engine(const mjModel* model, const Sizes& sizes, std::vector<double> low, std::vector<double> high,
+               int nthread, bool transition_fd)
+    : sizes(sizes),
+      low(std::move(low)),
+      high(std::move(high)),
+      transition_fd(transition_fd),
+      model_(api.mj_copyModel(nullptr, model)),
+      nthread_(nthread) {}
+
+Engine::~Engine() {
+  if (Forked()) return;  // joining threads that do not exist here would wait forever
+  for (Slot& slot : free_) api.mjb_deleteBatch(slot.batch);
+  api.mj_deleteModel(model_);
+}
+
+Engine::Slot Engine::Acquire(int n, std::string* error) {
+  int capacity = 1;
+  while (capacity < n) capacity *= 2;
+  capacity = std::min(capacity, kMaxCapacity);
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    auto it = std::find_if(free_.begin(), free_.end(),
+                           [=](const Slot& slot) { return slot.capacity == capacity; });
+    if (it != free_.end()) {
+      Slot slot = *it;
+      free_.erase(it);
+      return slot;
+    }
+  }
+  char message[1000] = "";
+  mjBatchConfig config;
+  api.mjb_defaultConfig(&config);
+  config.nthread = std::min(capacity, nthread_);
+  mjBatch* batch = api.mjb_makeBatch(model_, capacity, &config, message, sizeof(message));
+  if (!batch) *error = message;
+  return {batch, capacity};
+}
+
+void Engine::Release(Slot slot) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  free_.push_back(slot);
+}
+
+std::string Engine::Run(int n, mjfBatchFunc func, void* arg) {
+  if (n == 0) return "";
+  static const std::vector<int> ids = [] {
+    std::vector<int> ids(kMaxCapacity);
+    std::iota(ids.begin(), ids.end(), 0);
+    return ids;
+  }();
+  std::string error;
+  Slot slot = Acquire(n, &error);
+  if (!slot.batch) return error;
+  for (int first = 0; first < n; first += slot.capacity) {
+    Job job{func, arg, first};
+    const int count = std::min(slot.capacity, n - first);
+    if (api.mjb_apply(slot.batch, ids.data(), count, RunJob, &job, /*save=*/0)) {
+      const int* failed = std::find_if(api.mjb_status(slot.batch), api.mjb_status(slot.batch) + count,
+                                       [](int status) { return status != 0; });
+      const int sim = static_cast<int>(failed - api.mjb_status(slot.batch));
+      std::lock_guard<std::mutex> lock(mutex_);
+      last_error_ = api.mjb_error(slot.batch, sim);
+    }
+    quiet = 0;
+  }
+  Release(slot);
+  return "";
+}
+
+std::string Engine::last_error() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return last_error_;
+}
+
+int64_t Register(std::shared_ptr<Engine> engine) {
+  static std::atomic<int64_t> next{1};
+  std::unique_lock<std::shared_mutex> lock(registry_mutex);
+  const int64_t id = next++;
+  Registry()[id] = std::move(engine);
+  return id;
+}
+
+std::shared_ptr<Engine> Find(int64_t id) {
+  std::shared_lock<std::shared_mutex> lock(registry_mutex);
+  auto it = Registry().find(id);
+  return it == Registry().end() ? nullptr : it->second;
+}
+
+void Unregister(int64_t id) {
+  std::shared_ptr<Engine> engine;  // destroyed after the lock is gone
+  std::unique_lock<std::shared_mutex> lock(registry_mutex);
+  auto it = Registry().find(id);
+  if (it == Registry().end()) return;
+  engine = std::move(it->second);
+  Registry().erase(it);
+  lock.unlock();
+}
+
+bool Diverged() { return diverged; }
+void ClearDiverged() { diverged = false; }
+void InstallLogHandler() {
+  mjfLogHandler previous = api.mju_setLogHandler(LogHandler);
+  if (previous != LogHandler) next_handler = previous;
+}
+
+bool Forked() { return forked.load(std::memory_order_relaxed); }
+void WatchForks() {
+  pthread_atfork(nullptr, nullptr, [] { forked = true; });
+}
+
+}  // namespace gps

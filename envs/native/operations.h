@@ -1,0 +1,60 @@
+// The batched operations, on rows of double or float; the engine itself always computes in double.
+#ifndef GPS_ENVS_NATIVE_OPERATIONS_H_
+#define GPS_ENVS_NATIVE_OPERATIONS_H_
+
+#include "engine.h"
+
+namespace gps {
+
+// Every pointer is the first row of a dense [n, …] array; the shapes named are those of one row.
+template <typename T>
+struct StepArgs {
+  const Engine* engine;
+  int nstep;
+  const T *x, *u, *input;  // [nx] [nu] [ninput]
+  T* x_next;               // [nx]; x itself where the step failed
+  int32_t* status;
+};
+
+template <typename T>
+struct SenseArgs {
+  const Engine* engine;
+  const T *x, *u, *input;
+  T* y;  // [ny]; NaN where the reading failed
+  int32_t* status;
+};
+
+template <typename T>
+struct LinearizeArgs {
+  const Engine* engine;
+  int nstep;
+  double eps;
+  bool centered;
+  const T *x, *u, *input;
+  T *A, *B, *C, *D;  // [ndx, ndx] [ndx, nu] [ny, ndx] [ny, nu]; NaN where it failed
+  int32_t* status;
+};
+
+template <typename T>
+struct RolloutArgs {
+  const Engine* engine;
+  int nstep, horizon;
+  const T *x0, *xs_ref, *us_ref, *K, *noise;  // [nx] [T, nx] [T, nu] [T, nu, ndx] [T, nu]
+  const T* input;
+  T *xs, *us, *ys;                            // [T+1, nx] [T, nu] [T+1, ny]
+  int32_t* status;
+};
+
+// Each returns "" or why nothing could be run; what goes wrong in one simulation is its status.
+template <typename T>
+std::string Step(Engine& engine, int n, StepArgs<T> args);
+template <typename T>
+std::string Sense(Engine& engine, int n, SenseArgs<T> args);
+template <typename T>
+std::string Linearize(Engine& engine, int n, LinearizeArgs<T> args);
+template <typename T>
+std::string Rollout(Engine& engine, int n, RolloutArgs<T> args);
+
+}  // namespace gps
+
+#endif  // GPS_ENVS_NATIVE_OPERATIONS_H_

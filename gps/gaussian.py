@@ -50,7 +50,7 @@ class Gaussian(NamedTuple):
 
 
 def log_det_chol(chol: Float[Array, "n n"]) -> Float[Array, ""]:
-    """log det(L Lᵀ) of a Cholesky factor L."""
+    """Log det(L Lᵀ) of a Cholesky factor L."""
     return 2 * jnp.sum(jnp.log(jnp.diagonal(chol)))
 
 

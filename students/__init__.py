@@ -1,1 +1,27 @@
-"""See `gps.types` for the shapes these functions share."""
+"""Students: policies on observations, and how they are fitted to a teacher's labels.
+
+    student = students.mlp(nu=4)
+    fitter = students.fit(student, students.kl(), updates=1500, batch_size=256)
+    state = fitter.init(key, student.init(key, obs))
+    state, info = fitter.run(key, state, dataset)
+
+See `gps.types` for the shapes these functions share.
+"""
+
+from students.fit import Fit, FitState, adam, fit
+from students.losses import Loss, kl, label_covariance, mse, nll
+from students.networks import mlp, set_covariance
+
+__all__ = [
+    "Fit",
+    "FitState",
+    "Loss",
+    "adam",
+    "fit",
+    "kl",
+    "label_covariance",
+    "mlp",
+    "mse",
+    "nll",
+    "set_covariance",
+]

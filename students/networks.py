@@ -1,0 +1,168 @@
+"""Policies as neural networks. The only module of the project, with `critics`, that imports Flax."""
+
+import difflib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Key, PyTree
+
+from gps.gaussian import Gaussian
+from gps.types import Limits, Student
+from students.normalise import Moments, initial_moments, merge, normalise
+
+__all__ = ["ACTIVATIONS", "mlp", "set_covariance"]
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "elu": nn.elu,
+    "gelu": nn.gelu,
+    "relu": nn.relu,
+    "swish": nn.swish,
+    "tanh": nn.tanh,
+}
+
+LOG_STD_FLOOR = -6.0
+"""Keeps a likelihood fitted to a deterministic teacher finite: a standard deviation of 0.25 % of the
+half-range."""
+
+
+class MLP(nn.Module):
+    """Dense layers with an output layer that starts near zero, so that a new policy acts near its centre."""
+
+    hidden: tuple[int, ...]
+    nu: int
+    activation: Callable[[Array], Array]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, value: Float[Array, " n"]) -> Float[Array, " nu"]:
+        """Normalised input → output in units of the half-range."""
+        for width in self.hidden:
+            value = self.activation(nn.Dense(width, dtype=self.dtype, param_dtype=self.dtype)(value))
+        small = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
+        return nn.Dense(self.nu, dtype=self.dtype, param_dtype=self.dtype, kernel_init=small)(value)
+
+
+def mlp(
+    nu: int,
+    hidden: tuple[int, ...] = (128, 128),
+    activation: str = "tanh",
+    log_std: float = -1.0,
+    limits: Limits | None = None,
+    covariance: Literal["learned", "labels"] = "learned",
+    dtype: Any = jnp.float32,
+) -> Student:
+    """Gaussian policy N(μ(o), S) with a covariance S that does not depend on the observation.
+
+    μ = clip(centre + half · net(normalise(o)), low, high), where centre and half-range come from `limits`
+    (0 and 1 where there is none). The derivative passes straight through the clip: a label on a limit is
+    reached exactly and then pulls no further, while an output outside the limits is never stuck there.
+    Jacobians ∂μ/∂o are therefore those of the unclipped mean, as suits a controller that the env clips
+    anyway. Samples are not clipped: log-probabilities belong to the unclipped action.
+
+    Args:
+        nu: number of controls.
+        hidden: widths of the hidden layers.
+        activation: a name in `ACTIVATIONS`.
+        log_std: initial log standard deviation of the action, in units of the half-range.
+        limits: box that the mean stays in.
+        covariance: 'learned': S = diag(half · exp(θ))², θ a parameter. 'labels': a full matrix
+            without a gradient (mind decoupled weight decay), set in closed form by `set_covariance`.
+        dtype: of parameters and outputs; observations are cast to it.
+
+    Raises:
+        ValueError: for an unknown activation or covariance, or limits of the wrong shape.
+    """
+    _check(nu, activation, limits, covariance)
+    network = MLP(tuple(hidden), nu, ACTIVATIONS[activation], dtype)
+    low, high, centre, half = _box(nu, limits, dtype)
+
+    def init(key: Key[Array, ""], obs: PyTree) -> tuple[PyTree, Moments]:
+        flat = _flatten(obs, dtype)
+        std = jnp.full(nu, log_std, dtype)
+        spread = (
+            {"log_std": std} if covariance == "learned" else {"cov": jnp.diag((half * jnp.exp(std)) ** 2)}
+        )
+        params = {"network": network.init(key, flat)["params"], **spread}
+        return params, initial_moments(flat.shape[0], dtype)
+
+    def apply(variables: tuple[PyTree, Moments], obs: PyTree, carry: tuple) -> tuple[Gaussian, tuple]:
+        params, moments = variables
+        value = normalise(moments, _flatten(obs, dtype))
+        raw = network.apply({"params": params["network"]}, value)
+        mean = clip_straight_through(centre + half * raw, low, high)
+        if covariance == "labels":
+            return Gaussian(mean, jax.lax.stop_gradient(params["cov"])), carry
+        std = half * jnp.exp(clip_straight_through(params["log_std"], LOG_STD_FLOOR, jnp.inf))
+        return Gaussian(mean, jnp.diag(std**2)), carry
+
+    def apply_sequence(
+        variables: tuple[PyTree, Moments], obs: PyTree, first: Bool[Array, " T"], carry: tuple
+    ) -> Gaussian:
+        del first
+        return jax.vmap(lambda one: apply(variables, one, carry)[0])(obs)
+
+    def observe_statistics(
+        variables: tuple[PyTree, Moments], obs: PyTree, weight: Float[Array, " n"]
+    ) -> tuple[PyTree, Moments]:
+        params, moments = variables
+        return params, merge(moments, jax.vmap(lambda one: _flatten(one, dtype))(obs), weight)
+
+    return Student(init, tuple, apply, apply_sequence, observe_statistics)
+
+
+def set_covariance(variables: tuple[PyTree, Moments], cov: Float[Array, "nu nu"]) -> tuple[PyTree, Moments]:
+    """The same student with action covariance `cov`, e.g. `students.label_covariance(dataset)`.
+
+    Raises:
+        ValueError: if the student learns its covariance (it was not made with covariance='labels').
+    """
+    params, moments = variables
+    if "cov" not in params:
+        raise ValueError("this student learns its covariance; make it with covariance='labels' to set one")
+    if params["cov"].shape != cov.shape:
+        raise ValueError(f"the student's covariance has shape {params['cov'].shape}, got {cov.shape}")
+    return {**params, "cov": cov.astype(params["cov"].dtype)}, moments
+
+
+@jax.custom_jvp
+def clip_straight_through(
+    value: Float[Array, " n"], low: Float[Array, " n"], high: Float[Array, " n"]
+) -> Float[Array, " n"]:
+    """clip(value, low, high) with derivative 1 with respect to `value` everywhere, and 0 to the limits."""
+    return jnp.clip(value, low, high)
+
+
+@clip_straight_through.defjvp
+def _clip_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    return clip_straight_through(*primals), tangents[0]
+
+
+def _flatten(obs: PyTree, dtype: Any) -> Float[Array, " n"]:
+    """All leaves of one observation, in pytree order, as one vector."""
+    return jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(obs)])
+
+
+def _box(nu: int, limits: Limits | None, dtype: Any) -> tuple[Array, Array, Array, Array]:
+    """(low, high, centre, half-range); centre 0 and half-range 1 where a limit is infinite."""
+    low = jnp.full(nu, -jnp.inf, dtype) if limits is None else jnp.asarray(limits.low, dtype)
+    high = jnp.full(nu, jnp.inf, dtype) if limits is None else jnp.asarray(limits.high, dtype)
+    bounded = jnp.isfinite(low) & jnp.isfinite(high)
+    centre = jnp.where(bounded, (low + high) / 2, 0)
+    half = jnp.where(bounded, (high - low) / 2, 1)
+    return low, high, centre, half
+
+
+def _check(nu: int, activation: str, limits: Limits | None, covariance: str) -> None:
+    """Raise on settings that cannot work."""
+    if activation not in ACTIVATIONS:
+        close = difflib.get_close_matches(activation, ACTIVATIONS, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"unknown activation {activation!r}, known are {', '.join(ACTIVATIONS)}{hint}")
+    if covariance not in ("learned", "labels"):
+        raise ValueError(f"covariance must be 'learned' or 'labels', got {covariance!r}")
+    if limits is not None and (jnp.shape(limits.low) != (nu,) or jnp.shape(limits.high) != (nu,)):
+        shapes = jnp.shape(limits.low), jnp.shape(limits.high)
+        raise ValueError(f"limits for {nu} controls must have shape ({nu},), got {shapes[0]} and {shapes[1]}")

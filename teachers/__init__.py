@@ -1,1 +1,1 @@
-"""See `gps.types` for the shapes these functions share."""
+"""Teachers: they see the full state, and label it."""

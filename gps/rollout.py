@@ -1,0 +1,87 @@
+"""Closed-loop rollouts of a plain JAX step function: the generic scan behind `Env.rollout`."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from gps.types import Limits, LinearGaussian, Status, Trajectory
+
+if TYPE_CHECKING:
+    from gps.types import Cost, Env, FinalCost
+
+__all__ = ["clip_control", "closed_loop", "guard_step", "open_loop", "trajectory_costs"]
+
+
+def closed_loop(
+    step: Callable[..., tuple[Array, Array]],
+    sense: Callable[..., Array],
+    cost: "Cost",
+    final_cost: "FinalCost",
+    minus: Callable[..., Array],
+    limits: Limits,
+) -> Callable[[Array, LinearGaussian, Array], Trajectory]:
+    """`Env.rollout` by `lax.scan`: u_t = clip(ū_t + K_t (x_t ⊖ x̄_t) + noise_t).
+
+    `step` is (x, u) → (x', status), the rest as the fields of `Env` have it. A control or a next
+    state that is not finite counts as `Status.DIVERGED`. From the first non-OK status on the state
+    is held at its last good value, so that every entry of the trajectory stays finite.
+    """
+    step = guard_step(step)
+
+    def rollout(x0: Array, controller: LinearGaussian, noise: Array) -> Trajectory:
+        def advance(carry: tuple[Array, Array], knot: tuple[Array, ...]) -> tuple[tuple, tuple]:
+            x, status = carry
+            x_bar, u_bar, K, noise_t = knot
+            wanted = u_bar + K @ minus(x, x_bar) + noise_t
+            finite = jnp.all(jnp.isfinite(wanted))
+            u = clip_control(jnp.where(finite, wanted, jnp.zeros_like(wanted)), limits)
+            x_next, code = step(x, u)
+            code = jnp.where(finite, code, Status.DIVERGED)
+            status = jnp.where(status == Status.OK, code, status)
+            return (jnp.where(status == Status.OK, x_next, x), status), (x, u)
+
+        knots = (controller.xs, controller.us, controller.K, noise)
+        (x_last, status), (xs, us) = jax.lax.scan(advance, (x0, jnp.int32(Status.OK)), knots)
+        xs = jnp.concatenate([xs, x_last[None]])
+        ys = jax.vmap(sense)(xs, jnp.concatenate([us, jnp.zeros_like(us[:1])]))
+        return Trajectory(xs, us, ys, trajectory_costs(cost, final_cost, xs, us, ys), status)
+
+    return rollout
+
+
+def guard_step(step: Callable[..., tuple[Array, Array]]) -> Callable[..., tuple[Array, Array]]:
+    """`step` that answers (x, `Status.DIVERGED`) where it would return a non-finite state."""
+
+    def guarded(x: Float[Array, " nx"], u: Float[Array, " nu"]) -> tuple[Array, Array]:
+        x_next, status = step(x, u)
+        finite = jnp.all(jnp.isfinite(x_next))
+        code = jnp.where(finite, status, Status.DIVERGED).astype(jnp.int32)
+        return jnp.where(finite, x_next, x).astype(x.dtype), code
+
+    return guarded
+
+
+def clip_control(u: Float[Array, " nu"], limits: Limits) -> Float[Array, " nu"]:
+    """`u` inside `limits`, in the dtype of `u`."""
+    return jnp.clip(u, jnp.asarray(limits.low, u.dtype), jnp.asarray(limits.high, u.dtype))
+
+
+def trajectory_costs(
+    cost: "Cost", final_cost: "FinalCost", xs: Array, us: Array, ys: Array, t0: Int[Array, ""] | int = 0
+) -> Float[Array, " T+1"]:
+    """T stage costs, the first one at control step `t0`, and the final cost."""
+    steps = jnp.asarray(t0) + jnp.arange(us.shape[0])
+    stage = jax.vmap(lambda *knot: cost(*knot))(xs[:-1], us, ys[:-1], steps)
+    return jnp.concatenate([stage, final_cost(xs[-1], ys[-1])[None]]).astype(us.dtype)
+
+
+def open_loop(env: "Env", x0: Float[Array, " nx"], us: Float[Array, "T nu"]) -> LinearGaussian:
+    """The controls `us` as a controller without feedback or noise, its nominal states all at `x0`."""
+    T = us.shape[0]
+    xs = jnp.broadcast_to(x0, (T, env.nx))
+    return LinearGaussian(
+        xs, us, jnp.zeros((T, env.nu, env.ndx), us.dtype), jnp.zeros((T, env.nu, env.nu), us.dtype)
+    )

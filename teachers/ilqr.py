@@ -1,0 +1,381 @@
+"""Iterative LQR and DDP with control limits: the whole solve is one program of bounded loops.
+
+Tassa, Erez & Todorov 2012 (regularisation schedule, line search); Tassa, Mansard & Todorov 2014
+(limits). Engine steps are the currency: a solve linearises once per accepted step, tries the full
+step in a rollout of its own, and rolls out the grid of smaller steps only where that was rejected.
+These choices are `while_loop`s of at most one turn, not `cond`s: under `vmap` a `cond` runs both of
+its branches, whereas the loop does not run at all unless some member of the batch needs it.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from gps.expand import Hessian, linearise, quadratise
+from gps.rollout import open_loop, trajectory_costs
+from gps.types import Env, Limits, LinearDynamics, LinearGaussian, QuadraticCost, Status, Trajectory
+from teachers.lqr import BackwardPass, Regularise, backward, control_covariance
+
+__all__ = ["ILQR", "Solution", "SolveStatus", "Trace", "ilqr"]
+
+GRID = tuple(float(alpha) for alpha in 0.5 ** np.arange(1, 11))
+
+
+class SolveStatus(IntEnum):
+    """How a solve ended (an int32 inside jitted programs)."""
+
+    CONVERGED = 0
+    MAX_ITERATIONS = 1
+    """Out of iterations; what was found is good as far as it goes."""
+    LINE_SEARCH_FAILED = 2
+    """No step was accepted at the largest μ: nothing is better within rounding, or derivatives are wrong."""
+    NOT_PD = 3
+    """Quu was not positive definite at the largest regularisation."""
+    DIVERGED = 4
+    """The warm start itself diverged in simulation."""
+    RUNNING = 5
+    """Never returned by a solve; in a trace: this iteration was not the last."""
+
+
+class Solution(NamedTuple):
+    """A locally optimal plan and the local model around it."""
+
+    trajectory: Trajectory
+    controller: LinearGaussian
+    """Around `trajectory`, with Σ = Quu⁻¹."""
+    Quu: Float[Array, "T nu nu"]
+    """Unregularised, like q: of the last expansion, made before the last accepted step."""
+    q: Float[Array, "T nu"]
+    """Q(u) = ½ uᵀQuu u + qᵀu in absolute controls, at the nominal state."""
+    definite: Bool[Array, " T"]
+    """Quu is positive definite; elsewhere Σ comes from the regularised one."""
+    cost: Float[Array, ""]
+    mu: Float[Array, ""]
+    iterations: Int[Array, ""]
+    status: Int[Array, ""]
+    """A `SolveStatus`."""
+
+
+class Trace(NamedTuple):
+    """One row per iteration (backward pass and line search); zero beyond `Solution.iterations`."""
+
+    cost: Float[Array, " iterations"]
+    """After the iteration."""
+    alpha: Float[Array, " iterations"]
+    """Accepted step; 0 where none was."""
+    mu: Float[Array, " iterations"]
+    """Used in the iteration's backward pass."""
+    expected: Float[Array, " iterations"]
+    """Decrease that the quadratic model promised for `alpha`, or for the full step if none was accepted."""
+    actual: Float[Array, " iterations"]
+    gradient: Float[Array, " iterations"]
+    """mean over t of max |k| / (|u| + 1), Tassa's measure of convergence."""
+    status: Int[Array, " iterations"]
+
+
+class ILQR(NamedTuple):
+    """A planner. `solve` is (x0, warm, t0=0, mu=None) → (Solution, Trace).
+
+    `warm` is controls [T, nu] or a `LinearGaussian` that is rolled out with its feedback, `t0` the
+    control step at which the plan starts, `mu` the regularisation to begin with.
+    """
+
+    horizon: int
+    mu: float
+    """Regularisation that a solve starts with unless told."""
+    solve: Callable[..., tuple[Solution, Trace]]
+
+
+class _State(NamedTuple):
+    trajectory: Trajectory
+    cost: Array
+    back: BackwardPass
+    nominal: Array  # controls that `back` was made around
+    B: Array
+    mu: Array
+    growth: Array
+    accepted: Array
+    status: Array
+    trace: Trace
+    count: Array
+
+
+class _Search(NamedTuple):
+    trajectory: Trajectory
+    cost: Array
+    alpha: Array
+    accepted: Array
+
+
+def ilqr(
+    env: Env,
+    horizon: int | None = None,
+    iterations: int = 100,
+    *,
+    tolerance: float = 1e-7,
+    regularise: Regularise = "control",
+    schedule: tuple[float, float, float, float] = (1e-6, 1e-6, 1e10, 1.6),
+    grid: Sequence[float] = GRID,
+    hessian: Hessian = "auto",
+    second_order: Callable[[Array, Array], Array] | None = None,
+) -> ILQR:
+    """The iLQR planner of `env`; horizon `env.horizon` unless given.
+
+    It stops when the model promises, at small μ, less than `tolerance` · (1 + |cost|), or when an
+    accepted step brought less. `schedule` is μ's (start, smallest, largest, factor): it grows and
+    shrinks by a factor that itself grows while the direction lasts; below the smallest it is 0.
+    `grid` holds the step sizes tried when the full step is rejected: all in one batch, the best of
+    them is taken. `hessian` as in `gps.expand.quadratise`. `second_order`, a twice differentiable
+    (x, u) → x' without clipping, adds the dynamics' curvature (full DDP) where the state is flat.
+
+    Raises:
+        ValueError: horizon or iterations below 1, or an empty or impossible grid.
+    """
+    T = env.horizon if horizon is None else horizon
+    if T < 1 or iterations < 1:
+        raise ValueError(f"ilqr needs horizon >= 1 and iterations >= 1, came {T} and {iterations}")
+    if not grid or not all(0 < alpha < 1 for alpha in grid):
+        raise ValueError(f"grid needs step sizes between 0 and 1, came {tuple(grid)}")
+    limits = None if _unlimited(env.limits) else env.limits
+    curvature = None if second_order is None else _vector_hessian(second_order, env.ndx)
+
+    def expand(state: _State, t0: Array) -> tuple[LinearDynamics, QuadraticCost]:
+        xs, us, ys, _, _ = state.trajectory
+        dynamics = linearise(env, xs, us)
+        return dynamics, quadratise(env, xs, us, ys, dynamics, hessian=hessian, t0=t0)
+
+    def attempt(state: _State, model: tuple[LinearDynamics, QuadraticCost], t0: Array) -> _State:
+        """One iteration: backward pass at the first workable μ, then the line search."""
+        sweep = lambda mu: backward(*model, mu, limits=limits, regularise=regularise, curvature=curvature)  # noqa: E731
+        state, back = _definite_backward(sweep, state, schedule)
+        promised = -(back.linear + 0.5 * back.quadratic)
+        floor = _floor(tolerance, state.cost)
+        settled = (promised <= floor) & (state.mu <= 1e3 * schedule[1])
+        roll = lambda alphas: _try_steps(env, state.trajectory, back, alphas, t0)  # noqa: E731
+        tried = _line_search(roll, state, back, back.ok & ~settled, grid)
+        status = _ending(state, tried, back.ok, settled, floor, schedule)
+        return _record(state, tried, back, model[1].u[:T], status, schedule)._replace(B=model[0].B)
+
+    def improve(state: _State, t0: Array) -> _State:
+        """Iterations around one expansion, until a step is accepted or the solve ends."""
+        model = expand(state, t0)
+        going = lambda s: ~s.accepted & _running(s, iterations)  # noqa: E731
+        fresh = state._replace(accepted=jnp.asarray(False))
+        return jax.lax.while_loop(going, lambda s: attempt(s, model, t0), fresh)
+
+    def solve(
+        x0: Float[Array, " nx"],
+        warm: LinearGaussian | Float[Array, "T nu"],
+        t0: Int[Array, ""] | int = 0,
+        mu: Float[Array, ""] | None = None,
+    ) -> tuple[Solution, Trace]:
+        controller = warm
+        if not isinstance(warm, LinearGaussian):
+            controller = open_loop(env, x0, jnp.asarray(warm, x0.dtype))
+        if controller.us.shape != (T, env.nu):
+            raise ValueError(f"warm start must be [T, nu] = {(T, env.nu)}, came {controller.us.shape}")
+        start = jnp.asarray(schedule[0] if mu is None else mu, x0.dtype)
+        t0 = jnp.asarray(t0, jnp.int32)
+        with jax.default_matmul_precision("highest"):
+            state = _first_state(env, _simulate(env, x0, controller, t0), start, iterations)
+            state = jax.lax.while_loop(lambda s: _running(s, iterations), lambda s: improve(s, t0), state)
+            return _solution(state, regularise), state.trace
+
+    return ILQR(T, schedule[0], solve)
+
+
+def _simulate(env: Env, x0: Array, controller: LinearGaussian, t0: Array) -> Trajectory:
+    """A rollout without noise, its costs counted from control step `t0`."""
+    plan = env.rollout(x0, controller, jnp.zeros_like(controller.us))
+    return plan._replace(costs=trajectory_costs(env.cost, env.final_cost, plan.xs, plan.us, plan.ys, t0))
+
+
+def _total(trajectory: Trajectory) -> Array:
+    """Cost of a trajectory; infinite where the simulation failed."""
+    total = jnp.sum(trajectory.costs)
+    return jnp.where((trajectory.status == Status.OK) & jnp.isfinite(total), total, jnp.inf)
+
+
+def _try_steps(env: Env, plan: Trajectory, back: BackwardPass, alphas: Array, t0: Array) -> Trajectory:
+    """Rollouts of u = clip(ū + αk + K(x ⊖ x̄)), batched over α."""
+
+    def roll(alpha: Array) -> Trajectory:
+        policy = LinearGaussian(plan.xs[:-1], plan.us + alpha * back.k, back.K, jnp.zeros_like(back.Quu))
+        return _simulate(env, plan.xs[0], policy, t0)
+
+    return jax.vmap(roll)(alphas)
+
+
+def _line_search(
+    rollouts: Callable[[Array], Trajectory],
+    state: _State,
+    back: BackwardPass,
+    wanted: Array,
+    grid: Sequence[float],
+) -> _Search:
+    """The full step, and where it is not accepted (and `wanted`) the best of the grid."""
+    dtype = state.cost.dtype
+
+    def batch(alphas: Array) -> _Search:
+        trials = rollouts(alphas)
+        costs = jax.vmap(_total)(trials)
+        expected = -(alphas * back.linear + 0.5 * alphas**2 * back.quadratic)
+        good = (state.cost - costs >= 1e-4 * expected) & (expected > 0) & jnp.isfinite(costs)
+        best = jnp.argmin(jnp.where(good, costs, jnp.inf))
+        return _Search(jax.tree.map(lambda a: a[best], trials), costs[best], alphas[best], good[best])
+
+    search = _Search(state.trajectory, state.cost, jnp.zeros((), dtype), ~wanted)
+    for alphas in ((1.0,), tuple(grid)):
+        tried = jnp.asarray(alphas, dtype)
+        search, _ = jax.lax.while_loop(
+            lambda carry: ~carry[0].accepted & carry[1],
+            lambda carry, tried=tried: (batch(tried), jnp.asarray(False)),
+            (search, jnp.asarray(True)),
+        )
+    accepted = search.accepted & wanted
+    keep = lambda new, old: jnp.where(accepted, new, old)  # noqa: E731
+    trajectory = jax.tree.map(keep, search.trajectory, state.trajectory)
+    return _Search(trajectory, keep(search.cost, state.cost), jnp.where(accepted, search.alpha, 0), accepted)
+
+
+def _definite_backward(
+    sweep: Callable[[Array], BackwardPass], state: _State, schedule: tuple[float, float, float, float]
+) -> tuple[_State, BackwardPass]:
+    """Raise μ until the backward pass goes through, or μ is at its largest."""
+
+    def raise_mu(carry: tuple) -> tuple:
+        mu, growth = _raise(carry[0], carry[1], schedule)
+        return mu, growth, sweep(mu)
+
+    carry = (state.mu, state.growth, sweep(state.mu))
+    mu, growth, back = jax.lax.while_loop(lambda c: ~c[2].ok & (c[0] < schedule[2]), raise_mu, carry)
+    return state._replace(mu=mu, growth=growth), back
+
+
+def _raise(mu: Array, growth: Array, schedule: tuple[float, float, float, float]) -> tuple[Array, Array]:
+    _, low, high, factor = schedule
+    growth = jnp.maximum(growth * factor, factor)
+    return jnp.clip(mu * growth, low, high), growth
+
+
+def _lower(mu: Array, growth: Array, schedule: tuple[float, float, float, float]) -> tuple[Array, Array]:
+    _, low, _, factor = schedule
+    growth = jnp.minimum(growth / factor, 1 / factor)
+    return jnp.where(mu * growth >= low, mu * growth, 0), growth
+
+
+def _floor(tolerance: float, cost: Array) -> Array:
+    """The decrease that counts as none: the tolerance, or what rounding leaves of the cost."""
+    return max(tolerance, 8 * float(jnp.finfo(cost.dtype).eps)) * (1 + jnp.abs(cost))
+
+
+def _running(state: _State, iterations: int) -> Array:
+    return (state.status == SolveStatus.RUNNING) & (state.count < iterations)
+
+
+def _ending(
+    state: _State, tried: _Search, definite: Array, settled: Array, floor: Array, schedule: tuple
+) -> Int[Array, ""]:
+    """The status after an iteration."""
+    small = tried.accepted & (state.cost - tried.cost <= floor) & (state.mu <= 1e3 * schedule[1])
+    stuck = ~tried.accepted & (state.mu >= schedule[2])
+    rules = (
+        (~definite, SolveStatus.NOT_PD),
+        (settled | small, SolveStatus.CONVERGED),
+        (stuck, SolveStatus.LINE_SEARCH_FAILED),
+    )
+    status = jnp.int32(SolveStatus.RUNNING)
+    for holds, code in reversed(rules):
+        status = jnp.where(holds, jnp.int32(code), status)
+    return status
+
+
+def _record(
+    state: _State, tried: _Search, back: BackwardPass, nominal: Array, status: Array, schedule: tuple
+) -> _State:
+    """The state after an iteration, and its row in the trace."""
+    alpha = jnp.where(tried.accepted, tried.alpha, 1)
+    row = Trace(
+        cost=tried.cost,
+        alpha=tried.alpha,
+        mu=state.mu,
+        expected=-(alpha * back.linear + 0.5 * alpha**2 * back.quadratic),
+        actual=state.cost - tried.cost,
+        gradient=jnp.mean(jnp.max(jnp.abs(back.k) / (jnp.abs(nominal) + 1), axis=1)),
+        status=status,
+    )
+    trace = jax.tree.map(lambda rows, value: rows.at[state.count].set(value), state.trace, row)
+    up, down = _raise(state.mu, state.growth, schedule), _lower(state.mu, state.growth, schedule)
+    mu, growth = (jnp.where(tried.accepted, a, b) for a, b in zip(down, up, strict=True))
+    return _State(
+        trajectory=tried.trajectory,
+        cost=tried.cost,
+        back=back,
+        nominal=nominal,
+        B=state.B,
+        mu=mu,
+        growth=growth,
+        accepted=tried.accepted,
+        status=status,
+        trace=trace,
+        count=state.count + 1,
+    )
+
+
+def _first_state(env: Env, plan: Trajectory, mu: Array, iterations: int) -> _State:
+    T, nu = plan.us.shape
+    zeros = lambda *shape: jnp.zeros(shape, plan.us.dtype)  # noqa: E731
+    back = BackwardPass(
+        k=zeros(T, nu),
+        K=zeros(T, nu, env.ndx),
+        Qu=zeros(T, nu),
+        Quu=zeros(T, nu, nu),
+        linear=zeros(),
+        quadratic=zeros(),
+        ok=jnp.asarray(False),
+    )
+    rows = zeros(iterations)
+    trace = Trace(rows, rows, rows, rows, rows, rows, jnp.zeros(iterations, jnp.int32))
+    cost = _total(plan)
+    status = jnp.where(jnp.isfinite(cost), SolveStatus.RUNNING, SolveStatus.DIVERGED).astype(jnp.int32)
+    one, no = jnp.ones((), plan.us.dtype), jnp.asarray(False)
+    return _State(plan, cost, back, plan.us, zeros(T, env.ndx, nu), mu, one, no, status, trace, jnp.int32(0))
+
+
+def _solution(state: _State, regularise: Regularise) -> Solution:
+    plan, back = state.trajectory, state.back
+    cov, definite = control_covariance(back.Quu, state.B, state.mu, regularise)
+    q = back.Qu - jnp.einsum("tij,tj->ti", back.Quu, state.nominal)
+    status = jnp.where(state.status == SolveStatus.RUNNING, SolveStatus.MAX_ITERATIONS, state.status)
+    return Solution(
+        trajectory=plan,
+        controller=LinearGaussian(plan.xs[:-1], plan.us, back.K, cov),
+        Quu=back.Quu,
+        q=q,
+        definite=definite,
+        cost=state.cost,
+        mu=state.mu,
+        iterations=state.count,
+        status=status.astype(jnp.int32),
+    )
+
+
+def _vector_hessian(dynamics: Callable, n: int) -> Callable[..., Array]:
+    """(v, x, u) → Σ_i v_i ∇² dynamics_i over (x, u)."""
+
+    def curvature(v: Array, x: Array, u: Array) -> Array:
+        return jax.hessian(lambda z: v @ dynamics(z[:n], z[n:]))(jnp.concatenate([x, u]))
+
+    return curvature
+
+
+def _unlimited(limits: Limits) -> bool:
+    """Whether no control has a limit; a traced limit may be one."""
+    if any(isinstance(side, jax.core.Tracer) for side in limits):
+        return False
+    return bool(np.all(np.isinf(limits.low)) and np.all(np.isinf(limits.high)))

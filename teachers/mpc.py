@@ -1,0 +1,109 @@
+"""Model-predictive control from the full state: replan at every step, with a closed-loop warm start."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from gps.rollout import clip_control, open_loop
+from gps.types import Action, Env, Gaussian, LinearGaussian, Status, Teacher
+from teachers.ilqr import ILQR, Solution, SolveStatus, ilqr
+
+__all__ = ["MPCState", "mpc", "shift"]
+
+
+class MPCState(NamedTuple):
+    """What the next replan starts from: the plan, already shifted to its control step, and its μ."""
+
+    plan: LinearGaussian
+    mu: Float[Array, ""]
+
+
+def mpc(
+    env: Env,
+    horizon: int | None = None,
+    iterations: int = 1,
+    *,
+    initial_iterations: int = 50,
+    start: Float[Array, " nu"] | None = None,
+    planner: Callable[..., ILQR] = ilqr,
+) -> Teacher:
+    """The teacher that runs `iterations` of iLQR on `env.planning` (or `env`) at every control step.
+
+    The last plan, shifted by a step, is rolled out *with its feedback* from the state that really
+    occurred (Tassa, Erez & Todorov 2012, section IV); shifting the controls alone makes the labels of
+    states off the plan worthless. A replan of one iteration costs that rollout, one linearisation per
+    knot, a backward pass and one rollout of the line search. Under `vmap` its grid runs for the whole
+    batch whenever one member rejects its full step: keep the planner's `grid` small for large batches.
+
+    `init` solves from the constant control `start` (default: the one in the limits nearest to zero) for
+    `initial_iterations`, none if 0. `planner` is called as planner(model, horizon=…, iterations=…):
+    `functools.partial` sets the rest. The action's mean is the plan's first control, its covariance
+    Quu⁻¹; Quu and q belong to the state acted in. Its status is zero or a `SolveStatus`, NOT_PD or
+    DIVERGED; its numbers are finite either way. A plan that diverged is dropped for `start`.
+
+    Raises:
+        ValueError: the planning model's control step or sizes are not those of `env`.
+    """
+    model = env if env.planning is None else env.planning
+    sizes, wanted = (model.nx, model.ndx, model.nu, model.dt), (env.nx, env.ndx, env.nu, env.dt)
+    if sizes != wanted:
+        raise ValueError(
+            f"planning model must share (nx, ndx, nu, dt) = {wanted} with its env, came {sizes}: "
+            "plan with coarser engine steps inside the same control step"
+        )
+    replan = planner(model, horizon=horizon, iterations=iterations)
+    first = planner(model, horizon=horizon, iterations=max(1, initial_iterations))
+    T = replan.horizon
+
+    def blank(x0: Array) -> LinearGaussian:
+        u = jnp.zeros(env.nu, x0.dtype) if start is None else jnp.asarray(start, x0.dtype)
+        return open_loop(model, x0, jnp.broadcast_to(clip_control(u, model.limits)[None], (T, env.nu)))
+
+    def init(key: Array, x0: Float[Array, " nx"]) -> MPCState:
+        plan = blank(x0)
+        if initial_iterations == 0:
+            return MPCState(plan, jnp.asarray(replan.mu, x0.dtype))
+        solution, _ = first.solve(x0, plan)
+        return _carry(solution, solution.controller, plan, replan.mu)
+
+    def act(
+        key: Array, state: MPCState, x: Float[Array, " nx"], t: Int[Array, ""]
+    ) -> tuple[Action, MPCState]:
+        solution, _ = replan.solve(x, state.plan, t, state.mu)
+        later = shift(solution.controller, solution.trajectory.xs[-1])
+        return _action(solution), _carry(solution, later, blank(x), replan.mu)
+
+    return Teacher(init, act, lambda key, state, trajectories, kl_terms: (state, {}))
+
+
+def shift(plan: LinearGaussian, x_last: Float[Array, " nx"]) -> LinearGaussian:
+    """The plan one control step later: the last control is repeated, around `x_last`, without feedback."""
+    later = jax.tree.map(lambda rows: jnp.concatenate([rows[1:], rows[-1:]]), plan)
+    return later._replace(xs=later.xs.at[-1].set(x_last), K=later.K.at[-1].set(0))
+
+
+def _action(solution: Solution) -> Action:
+    """The label at the plan's first state."""
+    u, cov = solution.controller.us[0], solution.controller.cov[0]
+    parts = (u, cov, solution.Quu[0], solution.q[0])
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in parts]))
+    eye = jnp.eye(u.shape[0], dtype=u.dtype)
+    mean, cov, Quu, q = (
+        jnp.where(finite, part, stand_in)
+        for part, stand_in in zip(parts, (jnp.nan_to_num(u), eye, eye, -jnp.nan_to_num(u)), strict=True)
+    )
+    indefinite = ~solution.definite[0] | (solution.status == SolveStatus.NOT_PD)
+    lost = ~finite | (solution.status == SolveStatus.DIVERGED)
+    status = jnp.where(lost, SolveStatus.DIVERGED, jnp.where(indefinite, SolveStatus.NOT_PD, 0))
+    return Action(Gaussian(mean, cov), Quu, q, status.astype(jnp.int32))
+
+
+def _carry(solution: Solution, plan: LinearGaussian, blank: LinearGaussian, mu: float) -> MPCState:
+    """`plan`, or a fresh start where the solve diverged or met numbers that are not finite."""
+    finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(plan)])
+    usable = jnp.all(finite) & (solution.trajectory.status == Status.OK) & jnp.isfinite(solution.mu)
+    kept = jax.tree.map(lambda new, old: jnp.where(usable, new, old), plan, blank)
+    return MPCState(kept, jnp.where(usable, solution.mu, jnp.asarray(mu, solution.mu.dtype)))

@@ -54,7 +54,8 @@ def add(dataset: Dataset, steps: Dataset) -> Dataset:
     slot = jnp.where(survives, (dataset.next_slot + rank) % capacity, capacity)
 
     def write(stored: Array, new: Array) -> Array:
-        return stored.at[slot].set(new.astype(stored.dtype), mode="drop")
+        cast = new if new.dtype == stored.dtype else new.astype(stored.dtype)  # keys know no astype
+        return stored.at[slot].set(cast, mode="drop")
 
     written = jax.tree.map(write, _fields(dataset), _fields(steps))
     return written._replace(next_slot=(dataset.next_slot + count) % capacity)

@@ -1,4 +1,4 @@
-"""Multivariate normals: density, sampling, divergence and the propagation through affine maps."""
+"""Multivariate normals: density, sampling, entropy and divergence; small linear algebra on SPD matrices."""
 
 from typing import NamedTuple
 

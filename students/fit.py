@@ -119,11 +119,11 @@ def fit(
 
     @jax.jit
     def run(key: Key[Array, ""], state: FitState, dataset: Dataset) -> tuple[FitState, dict[str, Array]]:
-        train_weight, held_weight = split(state.split_key, dataset.weight, validation)
+        data = _cast(dataset, state.variables[0])
+        train_weight, held_weight = split(state.split_key, data.weight, validation)
         params, statistics = student.observe_statistics(
             (state.variables[0], state.start), dataset.obs, train_weight
         )
-        data = _cast(dataset, params)
         objective = _objective(student, loss, statistics)
         train = data._replace(weight=train_weight)
         count = size(train)

@@ -1,0 +1,1 @@
+"""The command line: `gps train`, `eval`, `compare`, `demo`, `envs`, `algorithms`."""

@@ -1,0 +1,129 @@
+"""From names and options to an env, a teacher, a student and an algorithm, and back from config.json."""
+
+import functools
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gps import run
+from gps.cli import options, registry
+from gps.cli.episodes import Episodes, student_driver, teacher_driver
+from gps.types import Algorithm, Env, Student, Teacher
+
+__all__ = ["Config", "Scene", "algorithm", "from_flags", "from_json", "groups", "keys", "scene", "to_json"]
+
+WIRED = ("env", "make_teacher", "student", "nu", "limits")
+"""Arguments that factories get from each other; never flags."""
+
+GROUPS = ("env", "teacher", "student", "algorithm")
+
+
+class Config(NamedTuple):
+    """Everything that decides the bits of a run."""
+
+    algorithm: str
+    env: str
+    seed: int
+    iterations: int
+    options: dict[str, dict[str, Any]]
+    """Keyword arguments of the `algorithm`, `env`, `teacher` and `student` factories, defaults included."""
+
+
+class Scene(NamedTuple):
+    """An env with its teacher and student, and the two programs that judge them."""
+
+    env: Env
+    make_teacher: Callable[[Env], Teacher]
+    student: Student
+    draw: Callable[..., Any] | None
+    drive_student: Callable[..., Episodes]
+    """(keys [n], variables) → n episodes."""
+    drive_teacher: Callable[..., Episodes]
+    """(keys [n],) → n episodes."""
+
+
+def groups(algorithm: str, env: str, saved: dict[str, dict[str, Any]] | None = None) -> dict[str, type]:
+    """The four options dataclasses of an (algorithm, env) pair; `saved` options take the defaults' place."""
+    algorithm_factory, task = registry.algorithm_factory(algorithm), registry.task(env)
+    factories = {
+        "algorithm": algorithm_factory,
+        "env": task.env,
+        "teacher": task.teacher,
+        "student": task.student,
+    }
+    saved = saved or {"student": task.student_defaults}
+    return {
+        name: options.options_type(factory, WIRED, saved.get(name)) for name, factory in factories.items()
+    }
+
+
+def scene(config: Config) -> Scene:
+    """The scene of a config; the same object for the same options, so that nothing compiles twice."""
+    return _scene(config.env, _scene_text(config))
+
+
+def algorithm(config: Config) -> Algorithm:
+    """The algorithm of a config; the same object whatever the seed."""
+    chosen = json.dumps(config.options["algorithm"])
+    return _algorithm(config.algorithm, chosen, config.env, _scene_text(config))
+
+
+def _scene_text(config: Config) -> str:
+    return json.dumps({name: config.options[name] for name in ("env", "teacher", "student")})
+
+
+@functools.lru_cache(maxsize=4)
+def _scene(name: str, options_text: str) -> Scene:
+    task, chosen = registry.task(name), json.loads(options_text, object_hook=_tuples)
+    env = task.env(**chosen["env"])
+    make_teacher = task.teacher(**chosen["teacher"])
+    wires = {"env": env, "nu": env.nu, "limits": env.limits}
+    asked = inspect.signature(task.student).parameters
+    student = task.student(**{k: v for k, v in wires.items() if k in asked}, **chosen["student"])
+    judges = student_driver(env, student), teacher_driver(env, make_teacher)
+    return Scene(env, make_teacher, student, task.draw, *judges)
+
+
+@functools.lru_cache(maxsize=4)
+def _algorithm(name: str, options_text: str, env_name: str, scene_text: str) -> Algorithm:
+    made = _scene(env_name, scene_text)
+    chosen = json.loads(options_text, object_hook=_tuples)
+    return registry.algorithm_factory(name)(made.env, made.make_teacher, made.student, **chosen)
+
+
+def keys(seed: int) -> tuple[jax.Array, jax.Array]:
+    """(key of `init`, run key): apart, because `fold_in(k, i)` and `split(k)[i]` are the same number."""
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    return init_key, run_key
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """What config.json holds."""
+    return config._asdict() | {"x64": jnp.zeros(()).dtype == jnp.float64, "versions": run.versions()}
+
+
+def from_json(saved: dict[str, Any]) -> Config:
+    """The config in a parsed config.json.
+
+    Raises:
+        RunError: it is not one of ours.
+    """
+    missing = [name for name in Config._fields if name not in saved]
+    if missing:
+        raise run.RunError(f"config.json lacks {', '.join(missing)}: it was not written by gps train")
+    return Config(**{name: saved[name] for name in Config._fields})
+
+
+def from_flags(parsed: Any) -> Config:
+    """The config in a parsed command line with the four option groups."""
+    chosen = {name: options.values(getattr(parsed, f"{name}_options")) for name in GROUPS}
+    return Config(parsed.algorithm, parsed.env, parsed.seed, parsed.iterations, chosen)
+
+
+def _tuples(chosen: dict[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in chosen.items()}

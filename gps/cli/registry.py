@@ -1,0 +1,100 @@
+"""The one table of names. Rows are import paths, so that naming a method imports nothing else.
+
+Wherever a name is expected, `module:factory` does as well: your own env or algorithm needs no row here.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+__all__ = ["ALGORITHMS", "ENVS", "Task", "UsageError", "algorithm_factory", "load", "suggest", "task"]
+
+
+class UsageError(ValueError):
+    """What was typed cannot be run."""
+
+
+class Task(NamedTuple):
+    """The factories behind one environment name."""
+
+    env: Callable[..., Any]
+    """(**options) → Env."""
+    teacher: Callable[..., Any]
+    """(**options) → make_teacher: Env → Teacher."""
+    student: Callable[..., Any]
+    """(nu, limits, **options) → Student, whichever of `env`, `nu`, `limits` it names."""
+    student_defaults: dict[str, Any]
+    draw: Callable[..., Any] | None
+    """(env, contexts, trajectories) → frames; None: state and control curves are drawn."""
+
+
+ALGORITHMS = {name: f"gps.algorithms.{name}:{name}" for name in ("bc", "dagger", "plato")}
+
+ENVS = {
+    name: f"envs.{name}:{name}"
+    for name in ("pendulum", "cartpole", "reacher", "quadrotor_forest", "quadrotor_canyon")
+}
+
+STUDENT = "students.networks:mlp"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """'; did you mean X?', or nothing where no name is close."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def algorithm_factory(name: str) -> Callable[..., Any]:
+    """The factory (env, make_teacher, student, **options) → Algorithm called `name`."""
+    return load(_path("algorithm", name, ALGORITHMS))
+
+
+def task(name: str) -> Task:
+    """The factories of env `name`; all but the env's own are found in its module under their field's name."""
+    path = _path("env", name, ENVS)
+    factory = load(path)
+    module = sys.modules[path.partition(":")[0]]
+    teacher = getattr(module, "teacher", None)
+    if teacher is None:
+        raise UsageError(
+            f"{module.__name__} has no `teacher`; add `def teacher(**options)` returning env -> Teacher"
+        )
+    student = getattr(module, "student", None) or load(STUDENT)
+    draw = getattr(module, "draw", None)
+    return Task(factory, teacher, student, dict(getattr(module, "STUDENT", {})), draw)
+
+
+def load(path: str) -> Callable[..., Any]:
+    """What `module:name` names.
+
+    Raises:
+        UsageError: there is no such module or name.
+    """
+    module_name, _, name = path.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if module_name != missing and not module_name.startswith(f"{missing}."):
+            raise UsageError(f"{module_name} needs the package {missing}: pip install it") from error
+        raise UsageError(
+            f"no module {module_name}; run where it can be imported, or set PYTHONPATH"
+        ) from error
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        raise UsageError(f"{module_name} has no {name!r}{suggest(name, vars(module))}") from None
+
+
+def _path(kind: str, name: str, table: dict[str, str]) -> str:
+    """The import path of `name`, which may be one already."""
+    if ":" in name:
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        return name
+    if name not in table:
+        hint = suggest(name, table) or f"; known are {', '.join(table)}"
+        raise UsageError(f"unknown {kind} {name!r}{hint}")
+    return table[name]

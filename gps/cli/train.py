@@ -1,0 +1,179 @@
+"""`gps train`: a run directory from nothing, or from where it was left."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gps import run
+from gps.cli import evaluate, experiment, loop, options, progress
+from gps.cli.experiment import Config
+from gps.cli.registry import UsageError
+
+__all__ = ["DESCRIPTION", "main", "run_training"]
+
+DESCRIPTION = (
+    "Trains a student. Name an --algorithm and an --env to see their own options; `gps algorithms` and "
+    "`gps envs` list the names. The run is kept in --run-dir and can be stopped and resumed at any moment."
+)
+
+
+@dataclasses.dataclass
+class Flags:
+    """Options of every run."""
+
+    algorithm: str = "plato"
+    """A name in `gps algorithms`, or your own as module:factory."""
+    env: str = "quadrotor_forest"
+    """A name in `gps envs`, or your own as module:factory."""
+    seed: int = 0
+    """Everything random in the run follows from it."""
+    iterations: int = 8
+    """How many in all; with --resume a larger number continues a finished run."""
+    run_dir: str | None = None
+    """Where the run is kept (default: runs/ENV-ALGORITHM-SEED)."""
+    resume: bool = False
+    """Continue the run in --run-dir as if it had never stopped."""
+    checkpoint_every: int = 1
+    """Iterations between checkpoints."""
+    keep: int = 3
+    """How many checkpoints stay."""
+    episodes: int = 20
+    """Unseen worlds in which teacher and student are judged at the end; 0 leaves it out."""
+    film: bool = True
+    """Whether to film teacher and student at the end."""
+
+
+def main(arguments: Sequence[str], console: Console) -> None:
+    """Runs the command."""
+    resumed = "--resume" in arguments
+    saved = _saved(arguments) if resumed else None
+    names = {
+        name: options.peek(arguments, f"--{name}")
+        or (getattr(saved, name) if saved else getattr(Flags, name))
+        for name in ("algorithm", "env")
+    }
+    groups = experiment.groups(**names, saved=saved.options if saved and _same(saved, names) else None)
+    made = options.grouped("Flags", _with_defaults(saved), groups)
+    flags = options.parse(made, arguments, "gps train", DESCRIPTION)
+    config = experiment.from_flags(flags)
+    _check(flags)
+    if saved is not None:
+        _check_same(config, saved)
+    path = Path(flags.run_dir or f"runs/{_slug(config)}")
+    saving = loop.Saving(flags.checkpoint_every, flags.keep)
+    run_training(config, path, console, saving, resume=flags.resume)
+    evaluate.finish(config, path, console, evaluate.Worlds(flags.episodes), flags.film)
+    console.print(f"run kept in {path}: see {path / 'report.md'}", highlight=False, soft_wrap=True)
+
+
+def run_training(
+    config: Config,
+    path: Path,
+    console: Console,
+    saving: loop.Saving,
+    resume: bool = False,
+    label: str = "train",
+) -> None:
+    """Trains in run directory `path`, new or resumed.
+
+    Raises:
+        RunError: the directory is in use, or taken and `resume` is False.
+    """
+    if not resume:
+        run.reserve(path)
+    algorithm = experiment.algorithm(config)
+    with run.locked(path), loop.stop_signals():
+        if not resume:
+            run.reserve(path)
+        elif (path / "config.json").exists():
+            _note_versions(path, console)
+        run.write_json(path / "config.json", experiment.to_json(config))
+        done = max([record["iteration"] for record in run.read_lines(path / "metrics.jsonl")], default=0)
+        try:
+            with progress.iterations(console, label, config.iterations, min(done, config.iterations)) as show:
+                loop.train(algorithm, config, path, saving, show)
+        except BaseException as error:
+            how = "stopped and saved" if isinstance(error, KeyboardInterrupt) else "stopped by an error, kept"
+            again = f"{how}; continue with: gps train --run-dir {path} --resume"
+            console.print(again, highlight=False, soft_wrap=True)
+            raise
+
+
+# ------------------------------------------------------------------------------------- internals
+
+
+def _saved(arguments: Sequence[str]) -> Config | None:
+    """The config of the run to resume; None where a run was killed before it wrote one."""
+    path = options.peek(arguments, "--run-dir")
+    if path is None:
+        raise UsageError("--resume needs --run-dir: the run to continue")
+    if Path(path).is_dir() and not (Path(path) / "config.json").exists() and (Path(path) / ".lock").exists():
+        return None
+    return experiment.from_json(run.read_config(Path(path)))
+
+
+def _same(saved: Config, names: dict[str, str]) -> bool:
+    return (saved.algorithm, saved.env) == (names["algorithm"], names["env"])
+
+
+def _with_defaults(saved: Config | None) -> type:
+    """`Flags` whose defaults are those of the saved run."""
+    if saved is None:
+        return Flags
+    fields = [
+        (name, Flags.__annotations__[name], getattr(saved, name)) for name in ("algorithm", "env", "seed")
+    ]
+    fields.append(("iterations", int, saved.iterations))
+    return dataclasses.make_dataclass("Flags", fields, bases=(Flags,))
+
+
+def _check(flags: Any) -> None:
+    for name, least in (
+        ("iterations", 1),
+        ("checkpoint_every", 1),
+        ("keep", 1),
+        ("episodes", 0),
+        ("seed", 0),
+    ):
+        if getattr(flags, name) < least:
+            raise UsageError(
+                f"--{name.replace('_', '-')} must be at least {least}, got {getattr(flags, name)}"
+            )
+
+
+def _check_same(config: Config, saved: Config) -> None:
+    """A resumed run is the same run: only its length may change."""
+    if config.iterations < saved.iterations:
+        raise UsageError(f"--iterations {config.iterations} is less than the run's own {saved.iterations}")
+    before, now = _flat(saved), _flat(config)
+    for name in now:
+        if before.get(name) != now[name]:
+            raise UsageError(
+                f"the run was started with --{name} {before.get(name)}, not {now[name]}; "
+                f"--resume continues it as it was: leave --{name} out, or choose another --run-dir"
+            )
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    flat = {"algorithm": config.algorithm, "env": config.env, "seed": config.seed}
+    for group, values in config.options.items():
+        flat |= {f"{group}.{name}": value for name, value in values.items()}
+    return flat
+
+
+def _slug(config: Config) -> str:
+    env, algorithm = (name.rpartition(":")[2] for name in (config.env, config.algorithm))
+    return f"{env}-{algorithm}-{config.seed}"
+
+
+def _note_versions(path: Path, console: Console) -> None:
+    """Says when other versions than the run's own continue it: the bits may then differ."""
+    before, now = run.read_config(path).get("versions", {}), run.versions()
+    changed = [f"{name} {before.get(name)} → {now[name]}" for name in now if before.get(name) != now[name]]
+    if changed:
+        console.print(
+            f"note: continued with other versions ({', '.join(changed)}): bits may differ", highlight=False
+        )

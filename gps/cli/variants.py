@@ -1,0 +1,62 @@
+"""A method with options in one word: `plato(lam=3)`, `quadrotor_forest(density=.2, teacher.horizon=18)`."""
+
+import ast
+import re
+from typing import Any, NamedTuple
+
+from gps.cli import experiment, options
+from gps.cli.experiment import Config
+from gps.cli.registry import UsageError, suggest
+
+__all__ = ["Variant", "config", "parse", "slug"]
+
+
+class Variant(NamedTuple):
+    """A name and the options given with it, dotted names included."""
+
+    name: str
+    options: dict[str, Any]
+
+
+def parse(text: str) -> Variant:
+    """The variant in `text`.
+
+    Raises:
+        UsageError: it is not NAME or NAME(option=value, …).
+    """
+    name, bracket, inside = text.partition("(")
+    if not bracket:
+        return Variant(text, {})
+    dotted = re.sub(r"(\w)\.(?=[A-Za-z_]\w*\s*=[^=])", r"\1__DOT__", inside.rstrip().removesuffix(")"))
+    try:
+        call = ast.parse(f"f({dotted})", mode="eval").body
+        assert isinstance(call, ast.Call)
+        assert not call.args
+        for node in ast.walk(call):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                node.value = node.value.replace("__DOT__", ".")
+        found = {str(k.arg).replace("__DOT__", "."): ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError, AssertionError):
+        raise UsageError(f"cannot read {text!r}; write NAME(option=value, …), strings in quotes") from None
+    return Variant(name.strip(), found)
+
+
+def config(algorithm: Variant, env: Variant, seed: int, iterations: int) -> Config:
+    """The config of one run; options that are not given have their defaults."""
+    groups = experiment.groups(algorithm.name, env.name)
+    chosen = {name: options.values(kind()) for name, kind in groups.items()}
+    given = [("algorithm", name, value, algorithm) for name, value in algorithm.options.items()]
+    for name, value in env.options.items():
+        group, dot, rest = name.partition(".")
+        given.append((group, rest, value, env) if dot else ("env", name, value, env))
+    for group, name, value, variant in given:
+        if group not in chosen or name not in chosen[group]:
+            known = [*chosen["env"], "teacher.", "student."] if group not in chosen else chosen[group]
+            raise UsageError(f"{variant.name} has no option {name or group!r}{suggest(name, known)}")
+        chosen[group][name] = list(value) if isinstance(value, tuple) else value
+    return Config(algorithm.name, env.name, seed, iterations, chosen)
+
+
+def slug(text: str) -> str:
+    """`text` as a directory name."""
+    return re.sub(r"[^A-Za-z0-9_.=]+", "-", text).strip("-")

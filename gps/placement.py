@@ -1,0 +1,84 @@
+"""Where programs run: native env programs on the CPU, students on JAX's default device.
+
+The engine's FFI targets exist on the CPU platform alone. A program that contains one is therefore
+jitted with `cpu_jit`, which moves its arguments to the CPU and leaves its results there; the fitting
+program is jitted with `student_jit`, which moves them to the default device. On a machine without
+an accelerator both move nothing.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+from jax.core import Tracer
+from jaxtyping import PyTree
+
+Device = Any  # jax.Device, which is no type to a checker
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+__all__ = ["cpu_device", "cpu_jit", "put", "student_device", "student_jit"]
+
+
+def cpu_device() -> Device:
+    """This process's first CPU device, where native env programs run.
+
+    Raises:
+        RuntimeError: JAX was started without its CPU platform.
+    """
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        raise RuntimeError(
+            "MuJoCo programs need JAX's CPU platform beside the accelerator: "
+            "unset JAX_PLATFORMS, or add cpu to it (JAX_PLATFORMS=cuda,cpu)"
+        ) from error
+
+
+def student_device() -> Device:
+    """JAX's default device: an accelerator where there is one, or what `jax_default_device` names."""
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if chosen is None:
+        return jax.local_devices()[0]
+    return jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen
+
+
+def put(tree: PyTree, device: Device) -> PyTree:
+    """`tree` with its arrays on `device`; everything else, tracers included, as it came."""
+
+    def move(leaf: Any) -> Any:
+        if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array):
+            return leaf
+        return leaf if leaf.committed and leaf.devices() == {device} else jax.device_put(leaf, device)
+
+    return jax.tree.map(move, tree)
+
+
+def cpu_jit(fun: F, **jit_options: Any) -> F:
+    """`jax.jit(fun, **jit_options)` on the CPU device, whatever the default device is.
+
+    Under another transformation (`vmap`, an outer `jit`) it is the plain jitted function: the
+    outermost program decides where it runs.
+    """
+    return _jit_on(cpu_device, fun, jit_options)
+
+
+def student_jit(fun: F, **jit_options: Any) -> F:
+    """`jax.jit(fun, **jit_options)` on JAX's default device, for arguments that come from the CPU."""
+    return _jit_on(student_device, fun, jit_options)
+
+
+def _jit_on(device: Callable[[], Device], fun: Callable[..., Any], jit_options: dict[str, Any]) -> Any:
+    compiled = jax.jit(fun, **jit_options)
+
+    @functools.wraps(fun)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))):
+            return compiled(*args, **kwargs)
+        target = device()
+        args, kwargs = put((args, kwargs), target)
+        with jax.default_device(target):
+            return put(compiled(*args, **kwargs), target)
+
+    return call

@@ -1,0 +1,242 @@
+"""The command line: a run survives anything, errors are one line, nothing is overwritten."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gps import checkpoint
+from gps.cli import main as cli
+
+TOY = ["train", "--algorithm", "toys:imitate", "--env", "toys:line", "--episodes", "0"]
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}"}
+
+
+def gps(capsys, *words):
+    """(exit code, stdout, stderr) of a command run in this process."""
+    code = cli.main([str(word) for word in words])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def start(*words):
+    command = [sys.executable, "-m", "gps.cli.main", *map(str, words)]
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def bits(path):
+    """What a run is made of: its metrics' bytes, and every leaf of its last checkpoint."""
+    last = checkpoint.steps(path / "checkpoints")[-1]
+    with checkpoint._manager(path / "checkpoints") as manager:
+        args = checkpoint.ocp.args.Composite(state=checkpoint.ocp.args.StandardRestore())
+        leaves = manager.restore(last, args=args)["state"]
+    state = {name: np.asarray(leaf).tobytes() for name, leaf in leaves.items()}
+    return last, state, hashlib.sha256((path / "metrics.jsonl").read_bytes()).hexdigest()
+
+
+def lines(path):
+    return len((path / "metrics.jsonl").read_text().splitlines()) if (path / "metrics.jsonl").exists() else 0
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path, capsys):
+    options = ["--iterations", 40, "--seed", 3, "--algorithm.pause", 0.02]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert gps(capsys, *TOY, *options, "--run-dir", whole)[0] == 0
+    rng = np.random.default_rng()
+    kills = 0
+    for target in (1, 12, 25):
+        resume = ["--resume"] if (killed / ".lock").exists() else []
+        process = start(*TOY, *options, "--run-dir", killed, *resume)
+        while lines(killed) < target and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.1))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        process.communicate()
+    assert kills == 3
+    assert lines(killed) < 40
+    code, out, err = gps(capsys, "train", "--run-dir", killed, "--resume", "--episodes", 0)
+    assert (code, err) == (0, ""), out
+    assert bits(killed) == bits(whole)
+
+
+@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_says_how_to_go_on_and_does(tmp_path, capsys, which):
+    run_dir, options = tmp_path / "r", ["--iterations", 30, "--checkpoint-every", 1000]
+    process = start(*TOY, *options, "--algorithm.pause", 0.05, "--run-dir", run_dir)
+    while lines(run_dir) < 3 and process.poll() is None:
+        time.sleep(0.005)
+    code, out, err = gps(capsys, "train", "--run-dir", run_dir, "--resume")
+    assert code == 1
+    assert f"in use by process {process.pid}" in err
+    assert err.count("\n") == 1
+    process.send_signal(which)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert f"gps train --run-dir {run_dir} --resume" in out
+    assert "Traceback" not in err
+    assert checkpoint.steps(run_dir / "checkpoints") == [lines(run_dir)]
+    assert gps(capsys, "train", "--run-dir", run_dir, "--resume", "--episodes", 0)[0] == 0
+    whole = tmp_path / "whole"
+    assert gps(capsys, *TOY, *options, "--algorithm.pause", 0.05, "--run-dir", whole)[0] == 0
+    assert bits(run_dir) == bits(whole)
+
+
+def test_a_finished_run_holds_everything_and_can_be_lengthened(tmp_path, capsys):
+    path = tmp_path / "r"
+    code, out, _ = gps(capsys, *TOY[:-1], 3, "--iterations", 2, "--run-dir", path)
+    assert code == 0
+    assert "teacher cost 0.5" in out
+    assert "KL –" in out
+    names = {entry.name for entry in path.iterdir()}
+    assert names >= {"config.json", "metrics.jsonl", "timing.jsonl", "checkpoints", "eval.json"}
+    assert names >= {"curves.png", "flight.mp4", "flight.png", "report.md"}
+    config = json.loads((path / "config.json").read_text())
+    assert config["options"]["student"] == {"hidden": [4]}
+    assert config["options"]["env"] == {"horizon": 12, "wall": 2.5}
+    report = (path / "report.md").read_text()
+    assert "flight.mp4" in report
+    assert "time to failure" in report
+    assert json.loads((path / "metrics.jsonl").read_text().splitlines()[0])["loss"] > 0
+    before = (path / "metrics.jsonl").read_text()
+    code, out, _ = gps(capsys, "train", "--run-dir", path, "--resume", "--iterations", 4, "--episodes", 0)
+    assert code == 0
+    assert (path / "metrics.jsonl").read_text().startswith(before)
+    assert lines(path) == 4
+    assert gps(capsys, *TOY, "--iterations", 4, "--run-dir", tmp_path / "w")[0] == 0
+    assert bits(path) == bits(tmp_path / "w")
+    assert gps(capsys, "eval", path, "--episodes", 2, "--no-film")[0] == 0
+    assert json.loads((path / "eval.json").read_text())["student"]["episodes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train", "--algorithm", "plto"], "unknown algorithm 'plto'; did you mean plato?"),
+        ([*TOY[:3], "--env", "quadrotor_forst"], "did you mean quadrotor_forest?"),
+        ([*TOY, "--env.walll", "3"], "unknown option --env.walll; did you mean --env.wall?"),
+        ([*TOY, "--itertions", "3"], "did you mean --iterations?"),
+        ([*TOY, "--algorithm.rate", "fast"], "could not convert string to float: 'fast'"),
+        ([*TOY, "--student.hidden", "3", "x"], "--student.hidden"),
+        ([*TOY, "--iterations", "0"], "--iterations must be at least 1, got 0"),
+        ([*TOY, "--resume"], "--resume needs --run-dir"),
+        (["train", "--run-dir", "nowhere", "--resume"], "no run in nowhere"),
+        (["train", "--algorithm", "toys:imitat", "--env", "toys:line"], "did you mean imitate?"),
+        (["train", "--algorithm", "nomodule:x", "--env", "toys:line"], "no module nomodule"),
+        (["eval", "nowhere"], "no run in nowhere"),
+        (["eval"], "required"),
+        (["evl"], "unknown command 'evl'; did you mean eval?"),
+        (["envs", "--all"], "takes no options"),
+        (["compare", "--algorithms", "toys:imitate(rat=1)", "--envs", "toys:line"], "did you mean rate?"),
+        (["compare", "--algorithms", "toys:imitate(1)", "--envs", "toys:line"], "write NAME(option=value"),
+        (["compare", "--seeds", "a"], "--seeds"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_with_advice(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = gps(capsys, *words)
+    assert code != 0
+    assert said in err
+    assert err.startswith("gps: error: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_is_never_overwritten_nor_changed_on_the_way(tmp_path, capsys):
+    path = tmp_path / "r"
+    assert gps(capsys, *TOY, "--iterations", 2, "--run-dir", path)[0] == 0
+    before = bits(path)
+    code, _, err = gps(capsys, *TOY, "--iterations", 2, "--run-dir", path)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "--resume" in err
+    resume = ["train", "--run-dir", path, "--resume", "--episodes", 0]
+    assert "started with --algorithm.rate 0.1, not 0.2" in gps(capsys, *resume, "--algorithm.rate", 0.2)[2]
+    assert "started with --seed 0, not 1" in gps(capsys, *resume, "--seed", 1)[2]
+    assert "less than the run's own 2" in gps(capsys, *resume, "--iterations", 1)[2]
+    assert bits(path) == before
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_taken_when_told(tmp_path, capsys):
+    path = tmp_path / "r"
+    assert gps(capsys, *TOY, "--iterations", 3, "--run-dir", path)[0] == 0
+    before = bits(path)
+    for file in (path / "checkpoints" / "3").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    for words in (["train", "--run-dir", path, "--resume"], ["eval", path]):
+        code, _, err = gps(capsys, *words)
+        assert (code, err.count("\n")) == (1, 1)
+        assert f"remove {path / 'checkpoints' / '3'} to go on from iteration 2" in err
+    assert lines(path) == 3
+    subprocess.run(["rm", "-r", path / "checkpoints" / "3"], check=True)
+    assert gps(capsys, "train", "--run-dir", path, "--resume", "--episodes", 0)[0] == 0
+    assert bits(path) == before
+
+
+def test_an_error_while_training_keeps_the_run(tmp_path, capsys):
+    options = ["--algorithm.mode", "broken", "--run-dir", tmp_path / "r"]
+    code, out, err = gps(capsys, *TOY, *options)
+    assert (code, err) == (1, "gps: error: the cost returned NaN at step 3; check the cost function\n")
+    assert "continue with" in out
+    assert checkpoint.steps(tmp_path / "r" / "checkpoints") == [1]
+    assert "Traceback" in gps(capsys, *TOY, *options[:-1], tmp_path / "s", "--debug")[2]
+    code, _, err = gps(capsys, *TOY, "--algorithm.mode", "defect", "--run-dir", tmp_path / "t")
+    assert code == 1
+    assert "Traceback" in err
+
+
+def test_compare_fills_in_only_what_is_missing(tmp_path, capsys):
+    words = [
+        *("compare", "--algorithms", "toys:imitate", "toys:imitate(rate=.3)"),
+        *("--envs", "toys:line", "toys:line(wall=4, teacher.gain=1.5)", "--seeds", 0, 1),
+        *("--iterations", 2, "--episodes", 3, "--out", tmp_path / "c"),
+    ]
+    code, out, _ = gps(capsys, *words)
+    assert code == 0
+    assert "training crashes" in out
+    rows = json.loads((tmp_path / "c" / "results.json").read_text())
+    assert len(rows) == 8
+    assert {row["training"]["crashes"] for row in rows} == {1}
+    config = json.loads(next((tmp_path / "c").glob("*wall*/*rate*/seed-1/config.json")).read_text())
+    assert (config["options"]["env"]["wall"], config["options"]["teacher"]["gain"]) == (4, 1.5)
+    assert config["options"]["algorithm"]["rate"] == 0.3
+    assert {entry.name for entry in (tmp_path / "c").iterdir()} >= {"report.md", "compare.png"}
+    lost = next((tmp_path / "c").glob("toys-line/toys-imitate/seed-1"))
+    before = bits(lost)
+    subprocess.run(["rm", "-r", lost], check=True)
+    stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "c").rglob("eval.json")}
+    code, out, _ = gps(capsys, *words)
+    assert (code, out.count(": kept")) == (0, 7)
+    assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items())
+    assert bits(lost) == before
+    assert json.loads((tmp_path / "c" / "results.json").read_text())[1]["student"] == rows[1]["student"]
+    longer = [4 if word == 2 else word for word in words]
+    code, _, err = gps(capsys, *longer)
+    assert code == 1
+    assert "was made with iterations = 2, not 4" in err
+
+
+def test_lists_and_help(capsys):
+    assert "plato" in gps(capsys, "algorithms")[1]
+    assert "quadrotor_forest" in gps(capsys, "envs")[1]
+    assert "compare" in gps(capsys, "--help")[1]
+    code, out, _ = gps(capsys, *TOY, "--help")
+    assert code == 0
+    for said in (
+        "--env.wall",
+        "a crash beyond this distance",
+        "--student.hidden",
+        "--algorithm.rate",
+        "--seed",
+    ):
+        assert said in out

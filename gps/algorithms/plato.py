@@ -1,0 +1,78 @@
+"""PLATO: the teacher drives as the student would like it to (Kahn, Zhang, Levine & Abbeel, ICRA 2017)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gps.algorithms.imitation import Budget, ImitationState, imitation
+from gps.episodes import MIXTURE
+from gps.gaussian import inverse_spd, symmetrise
+from gps.types import Action, Algorithm, Env, Gaussian, Student, Teacher
+from teachers.tilt import tilt
+
+
+def plato(
+    env: Env,
+    make_teacher: Callable[[Env], Teacher],
+    student: Student,
+    *,
+    lam: float = 3.0,
+    iterations: int = 8,
+    num_worlds: int = 8,
+    num_steps: int = 150,
+    updates: int = 1500,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    test_worlds: int = 16,
+) -> Algorithm:
+    """Act with argmin_π J(π | x) + λ KL(π ‖ student), label with the same planner without the KL term.
+
+    The student is never executed. λ is dimensionless: the student's covariance in the KL term is the inverse of
+    the mean Quu of all labels so far. λ = 0 is behaviour cloning, λ = ∞ DAgger. The teacher drives
+    iteration 0 alone, while the student knows nothing.
+
+    Args:
+        env: the task.
+        make_teacher: Env → Teacher, called on the env bound to an episode's context.
+        student: the policy.
+        lam: weight λ of the KL term.
+        iterations: of collecting and fitting.
+        num_worlds: worlds side by side.
+        num_steps: control steps per world and iteration.
+        updates: gradient updates per iteration.
+        batch_size: labels per update.
+        learning_rate: of Adam, decayed over the last iterations.
+        test_worlds: worlds on which the student alone is tried after each iteration.
+
+    Raises:
+        ValueError: lam is negative.
+    """
+    if not lam >= 0:
+        raise ValueError(f"lam must be at least 0, got {lam}")
+
+    def settings(state: ImitationState) -> Pull:
+        weight, precision = state.dataset.weight, state.dataset.precision
+        mean = jnp.einsum("n,nij->ij", weight, precision) / jnp.maximum(jnp.sum(weight), 1)
+        eye = jnp.eye(env.nu, dtype=mean.dtype)
+        begun = (state.iteration > 0) & (jnp.sum(weight) > 0)
+        cov = inverse_spd(symmetrise(jnp.where(begun, mean, eye)))
+        return Pull(jnp.where(begun, lam, 0.0), cov)
+
+    budget = Budget(iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds)
+    return imitation(env, make_teacher, student, adapted_drives, settings, budget)
+
+
+class Pull(NamedTuple):
+    """The KL term of an iteration."""
+
+    lam: Float[Array, ""]
+    cov: Float[Array, "nu nu"]
+
+
+def adapted_drives(key: Array, pull: Pull, action: Action, dist: Gaussian, env: Env) -> tuple:
+    """The mean of π_λ, without noise."""
+    dtype = action.q.dtype
+    adapted = tilt(action, dist, pull.lam.astype(dtype), env.limits, pull.cov.astype(dtype))
+    return adapted.mean, adapted.log_prob(adapted.mean), jnp.int32(MIXTURE)

@@ -1,0 +1,124 @@
+"""What a policy is worth: time to failure, cost and figures of merit on worlds it has not seen, and its drift."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from gps.episodes import Steps, episodes, student_drives, teacher_drives
+from gps.types import Env, Student, Teacher
+
+__all__ = ["Drift", "Scores", "drift", "evaluate", "score"]
+
+
+class Scores(NamedTuple):
+    """Per world [W]."""
+
+    time: Float[Array, " W"]
+    """Seconds until failure, at most the episode's length."""
+    survived: Float[Array, " W"]
+    """1 where the whole episode was flown."""
+    cost: Float[Array, " W"]
+    """Mean cost per step while it lasted."""
+    metrics: dict[str, Float[Array, " W"]]
+    """Of `Env.metrics`, likewise."""
+
+
+class Drift(NamedTuple):
+    """How far the student's own states are from those it was taught on (Ross et al. 2011)."""
+
+    loss_on_teacher: Float[Array, " T"]
+    """½ (μ_θ − m)ᵀ Quu (μ_θ − m) along the teacher's episodes, mean over worlds that last."""
+    loss_on_student: Float[Array, " T"]
+    divergence: Float[Array, " T"]
+    """‖x_student ⊖ x_teacher‖ at the same time in the same world."""
+    cost_teacher: Float[Array, " T"]
+    """Sum up to t of the mean cost per step over the worlds that still last."""
+    cost_student: Float[Array, " T"]
+    alive: Int[Array, " T"]
+    """Worlds in which both are still going."""
+
+
+def evaluate(
+    env: Env,
+    num_worlds: int,
+    *,
+    make_teacher: Callable[[Env], Teacher] | None = None,
+    student: Student | None = None,
+    num_steps: int | None = None,
+) -> Callable[[Key[Array, ""], PyTree], tuple[Scores, Steps]]:
+    """(key, variables) → scores and steps of the student or, if only a teacher is given, of the teacher."""
+    drive = teacher_drives if student is None else student_drives
+    teacher = make_teacher if student is None else None
+    steps = env.horizon if num_steps is None else num_steps
+    run = episodes(env, drive, num_worlds, steps, make_teacher=teacher, student=student, replace=False)
+
+    def scored(key: Array, variables: PyTree = ()) -> tuple[Scores, Steps]:
+        steps = run(key, variables, ())
+        return score(steps, env.dt), steps
+
+    return scored
+
+
+def score(steps: Steps, dt: float) -> Scores:
+    """`Scores` of episodes that were not replaced."""
+    lasted = jnp.sum(steps.alive, axis=0)
+    failed = jnp.any(steps.failed & steps.alive, axis=0)
+
+    def mean(values: Array) -> Array:
+        return jnp.sum(jnp.where(steps.alive, values, jnp.zeros_like(values)), axis=0) / jnp.maximum(lasted, 1)
+
+    return Scores(
+        time=lasted * dt,
+        survived=(~failed).astype(steps.cost.dtype),
+        cost=mean(steps.cost),
+        metrics=jax.tree.map(mean, steps.metrics),
+    )
+
+
+def drift(
+    env: Env,
+    make_teacher: Callable[[Env], Teacher],
+    student: Student,
+    num_worlds: int,
+    num_steps: int | None = None,
+) -> Callable[[Key[Array, ""], PyTree], Drift]:
+    """(key, variables) → the drift of the student against the teacher in the same worlds."""
+    length = env.horizon if num_steps is None else num_steps
+
+    def run(key: Array, variables: PyTree) -> Drift:
+        both = []
+        for drive in (teacher_drives, student_drives):
+            rolled = episodes(
+                env, drive, num_worlds, length, make_teacher=make_teacher, student=student, replace=False
+            )
+            both.append(rolled(key, variables, ()))
+        teacher, own = both
+        together = teacher.alive & own.alive
+        apart = jax.vmap(jax.vmap(env.minus))(own.x, teacher.x)
+        return Drift(
+            loss_on_teacher=_mean(_loss(teacher), teacher.alive),
+            loss_on_student=_mean(_loss(own), own.alive),
+            divergence=_mean(jnp.linalg.norm(apart, axis=-1), together),
+            cost_teacher=_cumulative(teacher),
+            cost_student=_cumulative(own),
+            alive=jnp.sum(together, axis=1),
+        )
+
+    return run
+
+
+def _loss(steps: Steps) -> Float[Array, "T W"]:
+    gap = steps.student_mean - steps.action.dist.mean
+    return 0.5 * jnp.einsum("twi,twij,twj->tw", gap, steps.action.Quu, gap)
+
+
+def _mean(values: Float[Array, "T W"], alive: Array) -> Float[Array, " T"]:
+    total = jnp.sum(jnp.where(alive, values, jnp.zeros_like(values)), axis=1)
+    return total / jnp.maximum(jnp.sum(alive, axis=1), 1)
+
+
+def _cumulative(steps: Steps) -> Float[Array, " T"]:
+    return jnp.cumsum(_mean(steps.cost, steps.alive))

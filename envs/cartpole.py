@@ -1,0 +1,75 @@
+"""Swing a pole up and balance it by pushing its cart; the student sees no velocities.
+
+State (4): cart position, pole angle (0 upright), their velocities. Control (1): force in units of 10 N, [−1, 1].
+The student sees cart position and cosine and sine of the angle, now and at the last few control steps.
+"""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from envs.mjcf import Task, from_engine, load_model
+from envs.mujoco import engine
+from envs.observations import history as stack
+from gps.costs import quadratic, residual_cost, smooth_abs
+from gps.types import Env
+
+ASSET = Path(__file__).parent / "assets" / "cartpole.xml"
+SUBSTEPS = 4
+UPRIGHT = 0.2
+"""The pole counts as upright within this angle, rad."""
+RAIL = 2.5
+"""Leaving the rail ends the episode, m."""
+
+
+def cartpole(history: int = 4, horizon: int = 150) -> Env:
+    """The task.
+
+    Args:
+        history: observations that the student sees at a time.
+        horizon: control steps of .04 s in an episode.
+    """
+    stage = residual_cost(
+        lambda x, u, y, t: jnp.concatenate([_posture(x), u]),
+        weights=(4.0, 1.0, 0.2, 0.1, 0.1),
+        norms=(smooth_abs(0.1), quadratic, quadratic, quadratic, quadratic),
+        sizes=(2, 1, 1, 1, 1),
+    )
+    final = residual_cost(
+        lambda x, y: _posture(x),
+        weights=(40.0, 10.0, 2.0, 4.0),
+        norms=(smooth_abs(0.1), quadratic, quadratic, quadratic),
+        sizes=(2, 1, 1, 1),
+    )
+    task = Task(
+        cost=stage,
+        final_cost=final,
+        init=start,
+        observe=lambda x, y: jnp.stack([x[0], jnp.cos(x[1]), jnp.sin(x[1])]),
+        failed=lambda x, y: jnp.abs(x[0]) > RAIL,
+        metrics=lambda x, u: {"upright": upright(x)},
+    )
+    sim = engine(load_model(ASSET), substeps=SUBSTEPS)
+    return stack(from_engine(sim, lambda context: task, horizon=horizon, name="cartpole"), history)
+
+
+def start(key: Array) -> Float[Array, " 4"]:
+    """The pole at any angle, or (half of the starts) hanging within .3 rad; cart within .5 m; slow."""
+    keys = jax.random.split(key, 4)
+    anywhere = jax.random.uniform(keys[0], (), minval=-jnp.pi, maxval=jnp.pi)
+    hanging = jnp.pi + jax.random.uniform(keys[1], (), minval=-0.3, maxval=0.3)
+    angle = jnp.where(jax.random.bernoulli(keys[2]), anywhere, hanging)
+    rest = jax.random.uniform(keys[3], (3,), minval=-1.0, maxval=1.0) * jnp.array([0.5, 0.2, 0.2])
+    return jnp.concatenate([rest[:1], angle[None], rest[1:]])
+
+
+def upright(x: Float[Array, " 4"]) -> Float[Array, ""]:
+    """1 where the pole is upright, else 0."""
+    return jnp.where(jnp.cos(x[1]) > jnp.cos(UPRIGHT), 1.0, 0.0).astype(x.dtype)
+
+
+def _posture(x: Float[Array, " 4"]) -> Float[Array, " 5"]:
+    """Direction of the pole from upright [2], cart position, velocities."""
+    return jnp.stack([jnp.cos(x[1]) - 1, jnp.sin(x[1]), x[0], x[2], x[3]])

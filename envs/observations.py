@@ -1,0 +1,197 @@
+"""What the student may see, as wrappers around an env: subset, noise, delay, dropout, history.
+
+Each returns the same task with another `observer`, in every context it is bound to; dynamics, costs and the
+planner's model are untouched. They compose, the innermost first: `history(noise(env, 0.1), 4)` is a history of
+noisy observations. Memories keep the default floating type; observations come in the type of the state.
+"""
+
+import difflib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, PyTree
+
+from gps.types import Env, Observer
+
+__all__ = ["delay", "dropout", "history", "noise", "subset"]
+
+
+class Window(NamedTuple):
+    """Memory of `history`, `delay` and `dropout`."""
+
+    inner: PyTree
+    """Memory of the observer inside."""
+    past: PyTree
+    """The last n observations, oldest first: [n, …] in every leaf."""
+    fresh: Bool[Array, ""]
+    """No observation has been made in this episode."""
+
+
+def history(env: Env, n: int) -> Env:
+    """The last `n` observations, oldest first: every leaf gains a leading axis [n].
+
+    An episode begins with n copies of its first observation: a system at rest, rather than zeros that no
+    sensor would send.
+
+    Raises:
+        ValueError: n < 1.
+    """
+    _at_least("history", "n", n, 1)
+    return _observe_through(env, lambda observer: _windowed(env, observer, n, lambda past: past))
+
+
+def delay(env: Env, steps: int) -> Env:
+    """The observation made `steps` control steps ago; until there is one, the first of the episode.
+
+    Raises:
+        ValueError: steps < 0.
+    """
+    _at_least("delay", "steps", steps, 0)
+    oldest = lambda past: jax.tree.map(lambda rows: rows[0], past)  # noqa: E731
+    return _observe_through(env, lambda observer: _windowed(env, observer, steps + 1, oldest))
+
+
+def noise(env: Env, std: float | Sequence[float] | Array) -> Env:
+    """Independent Gaussian noise on every entry, anew at every step.
+
+    `std` is one number, or one per entry of an observation that is a single array.
+
+    Raises:
+        ValueError: a negative standard deviation, or as many of them as the observation has no entries.
+    """
+    scale = np.asarray(std, float)
+    if not np.all(scale >= 0):
+        raise ValueError(f"noise needs std >= 0, came {std}")
+
+    def wrap(observer: Observer) -> Observer:
+        def disturb(leaf: Array, key: Array) -> Array:
+            if scale.ndim and scale.shape != leaf.shape:
+                raise ValueError(
+                    f"noise: std of shape {scale.shape} does not fit an observation of shape {leaf.shape}: "
+                    "give one number, or one per entry"
+                )
+            spread = jnp.broadcast_to(jnp.asarray(scale, leaf.dtype), leaf.shape)
+            return leaf + spread * jax.random.normal(key, leaf.shape, leaf.dtype)
+
+        def observe(key: Array, memory: PyTree, x: Array, y: Array, u_prev: Array) -> tuple[PyTree, PyTree]:
+            inner_key, own_key = jax.random.split(key)
+            obs, memory = observer.observe(inner_key, memory, x, y, u_prev)
+            leaves, tree = jax.tree.flatten(obs)
+            keys = jax.random.split(own_key, len(leaves))
+            return tree.unflatten([disturb(leaf, keys[i]) for i, leaf in enumerate(leaves)]), memory
+
+        return observer._replace(observe=observe)
+
+    return _observe_through(env, wrap)
+
+
+def dropout(env: Env, rate: float) -> Env:
+    """Each observation is lost with probability `rate`, and the last one that came through is seen again.
+
+    The first of an episode always comes through.
+
+    Raises:
+        ValueError: rate outside [0, 1].
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"dropout needs a rate between 0 and 1, came {rate}")
+
+    def wrap(observer: Observer) -> Observer:
+        def observe(key: Array, memory: Window, x: Array, y: Array, u_prev: Array) -> tuple[PyTree, Window]:
+            inner_key, own_key = jax.random.split(key)
+            new, inner = observer.observe(inner_key, memory.inner, x, y, u_prev)
+            lost = jax.random.bernoulli(own_key, rate) & ~memory.fresh
+            seen = jax.tree.map(lambda a, past: jnp.where(lost, past[0].astype(a.dtype), a), new, memory.past)
+            past = jax.tree.map(lambda a, rows: a[None].astype(rows.dtype), seen, memory.past)
+            return seen, Window(inner, past, jnp.asarray(False))
+
+        return Observer(_blank_window(env, observer, 1), observe)
+
+    return _observe_through(env, wrap)
+
+
+def subset(env: Env, select: Sequence[int] | Sequence[str] | slice | Callable[[PyTree], PyTree]) -> Env:
+    """Part of the observation: entries of a vector, keys of a dict, or what a function makes of it.
+
+    Raises:
+        ValueError: the observation has no such entry.
+    """
+    observer, (x, y, u) = env.observer, _arguments(env)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    full = jax.eval_shape(lambda k, *a: observer.observe(k, observer.init(k), *a)[0], key, x, y, u)
+    pick = select if callable(select) else _picker(full, select)
+
+    def wrap(observer: Observer) -> Observer:
+        def observe(key: Array, memory: PyTree, x: Array, y: Array, u_prev: Array) -> tuple[PyTree, PyTree]:
+            obs, memory = observer.observe(key, memory, x, y, u_prev)
+            return pick(obs), memory
+
+        return observer._replace(observe=observe)
+
+    return _observe_through(env, wrap)
+
+
+# ------------------------------------------------------------------------------------- internals
+
+
+def _observe_through(env: Env, wrap: Callable[[Observer], Observer]) -> Env:
+    """`env` with its observer wrapped, whatever context it is bound to later."""
+    return env._replace(
+        observer=wrap(env.observer), bind=lambda context: _observe_through(env.bind(context), wrap)
+    )
+
+
+def _windowed(env: Env, observer: Observer, n: int, read: Callable[[PyTree], PyTree]) -> Observer:
+    def observe(key: Array, memory: Window, x: Array, y: Array, u_prev: Array) -> tuple[PyTree, Window]:
+        obs, inner = observer.observe(key, memory.inner, x, y, u_prev)
+
+        def push(rows: Array, new: Array) -> Array:
+            last = new[None].astype(rows.dtype)
+            return jnp.where(memory.fresh, jnp.repeat(last, n, axis=0), jnp.concatenate([rows[1:], last]))
+
+        past = jax.tree.map(push, memory.past, obs)
+        seen = jax.tree.map(lambda rows, new: rows.astype(new.dtype), past, obs)
+        return read(seen), Window(inner, past, jnp.asarray(False))
+
+    return Observer(_blank_window(env, observer, n), observe)
+
+
+def _blank_window(env: Env, observer: Observer, n: int) -> Callable[[Array], Window]:
+    def init(key: Array) -> Window:
+        inner = observer.init(key)
+        obs, _ = jax.eval_shape(observer.observe, key, inner, *_arguments(env))
+        past = jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape), leaf.dtype), obs)
+        return Window(inner, past, jnp.asarray(True))
+
+    return init
+
+
+def _arguments(env: Env) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Shapes of x, y and u_prev."""
+    return tuple(jax.ShapeDtypeStruct((n,), jnp.result_type(float)) for n in (env.nx, env.ny, env.nu))
+
+
+def _picker(full: PyTree, select: Sequence[int] | Sequence[str] | slice) -> Callable[[PyTree], PyTree]:
+    if isinstance(full, dict):
+        names = [select] if isinstance(select, str) else list(select)
+        for name in names:
+            if name not in full:
+                close = difflib.get_close_matches(str(name), [str(known) for known in full], 1)
+                hint = f"did you mean {close[0]!r}?" if close else f"it has {sorted(full)}"
+                raise ValueError(f"subset: the observation has no {name!r}: {hint}")
+        return lambda obs: {name: obs[name] for name in names}
+    if not hasattr(full, "ndim") or full.ndim != 1:
+        raise ValueError("subset by index needs an observation that is one vector; give a function instead")
+    size = full.shape[0]
+    index = np.arange(size)[select] if isinstance(select, slice) else np.asarray(select)
+    if index.ndim != 1 or index.dtype.kind not in "iu" or not np.all((-size <= index) & (index < size)):
+        raise ValueError(f"subset: indices from 0 to {size - 1} expected, came {select}")
+    return lambda obs: obs[index]
+
+
+def _at_least(wrapper: str, name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{wrapper} needs {name} >= {least}, came {value}")

@@ -15,8 +15,13 @@ def spd(rng, n, batch=()):
 
 def random_steps(rng, m, n_obs=5, nu=2, nx=3, dtype=np.float64):
     """m steps with every field random, `first` and the like included, weights in (0.2, 2)."""
-    real = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)
-    flag = lambda: jnp.asarray(rng.random(m) < 0.3)
+
+    def real(*shape):
+        return jnp.asarray(rng.normal(size=shape), dtype)
+
+    def flag():
+        return jnp.asarray(rng.random(m) < 0.3)
+
     return Dataset(
         obs={"a": real(m, n_obs - 2), "b": real(m, 1, 2)},
         x=real(m, nx),
@@ -38,7 +43,9 @@ def random_steps(rng, m, n_obs=5, nu=2, nx=3, dtype=np.float64):
 
 def example(steps):
     """One step of a batch."""
-    return jax.tree.map(lambda leaf: leaf[0], steps._replace(next_slot=()))._replace(next_slot=steps.next_slot)
+    return jax.tree.map(lambda leaf: leaf[0], steps._replace(next_slot=()))._replace(
+        next_slot=steps.next_slot
+    )
 
 
 def flat_obs(steps):

@@ -23,7 +23,9 @@ def rows(steps, order=None):
 
 
 def drop_some(rng, steps):
-    return steps._replace(weight=jnp.where(jnp.asarray(rng.random(steps.weight.shape[0]) < 0.4), 0, steps.weight))
+    return steps._replace(
+        weight=jnp.where(jnp.asarray(rng.random(steps.weight.shape[0]) < 0.4), 0, steps.weight)
+    )
 
 
 def test_the_ring_holds_what_a_deque_would():
@@ -43,9 +45,7 @@ def test_left_out_steps_take_no_slot_whatever_they_hold():
     rng = np.random.default_rng(1)
     steps = random_steps(rng, 6)
     keep = jnp.asarray([False, True, False, False, True, True])
-    steps = steps._replace(
-        weight=jnp.where(keep, steps.weight, 0), cost=jnp.where(keep, steps.cost, jnp.nan)
-    )
+    steps = steps._replace(weight=jnp.where(keep, steps.weight, 0), cost=jnp.where(keep, steps.cost, jnp.nan))
     dataset = ds.add(ds.empty(4, example(steps)), steps)
     assert np.array_equal(dataset.cost, np.append(np.asarray(steps.cost)[[1, 4, 5]], 0))
     assert int(dataset.next_slot) == 3

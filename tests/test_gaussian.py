@@ -27,7 +27,9 @@ def test_kl_agrees_with_monte_carlo(n):
     rng = np.random.default_rng(10 + n)
     p, q = random_gaussian(rng, n), random_gaussian(rng, n)
     draws = rng.multivariate_normal(np.asarray(p.mean), np.asarray(p.cov), 200_000)
-    ratio = multivariate_normal(p.mean, p.cov).logpdf(draws) - multivariate_normal(q.mean, q.cov).logpdf(draws)
+    ratio = multivariate_normal(p.mean, p.cov).logpdf(draws) - multivariate_normal(q.mean, q.cov).logpdf(
+        draws
+    )
     error = ratio.std() / np.sqrt(len(draws))
     assert abs(float(p.kl(q)) - ratio.mean()) < 4 * error
     assert abs(float(p.kl(q)) - float(q.kl(p))) > 20 * error  # the two directions differ
@@ -64,7 +66,10 @@ def test_contract_of_samples():
 def test_a_batch_by_vmap_is_its_elements():
     rng = np.random.default_rng(6)
     ps, qs = ([random_gaussian(rng, 2) for _ in range(5)] for _ in range(2))
-    stack = lambda items: jax.tree.map(lambda *leaves: jnp.stack(leaves), *items)
+
+    def stack(items):
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *items)
+
     batch = jax.vmap(lambda p, q: p.kl(q))(stack(ps), stack(qs))
     np.testing.assert_allclose(batch, [float(p.kl(q)) for p, q in zip(ps, qs, strict=True)], rtol=1e-12)
 
@@ -75,6 +80,8 @@ def test_linear_algebra_agrees_with_numpy(n):
     matrix = spd(rng, n)
     inverse = inverse_spd(jnp.asarray(matrix))
     np.testing.assert_allclose(inverse, np.linalg.inv(matrix), rtol=1e-9)
-    np.testing.assert_allclose(log_det_chol(jnp.linalg.cholesky(matrix)), np.linalg.slogdet(matrix)[1], rtol=1e-10)
+    np.testing.assert_allclose(
+        log_det_chol(jnp.linalg.cholesky(matrix)), np.linalg.slogdet(matrix)[1], rtol=1e-10
+    )
     skew = rng.normal(size=(n, n))
     np.testing.assert_allclose(symmetrise(jnp.asarray(matrix + skew - skew.T)), matrix, atol=1e-12)

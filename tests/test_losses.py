@@ -52,7 +52,9 @@ def test_kl_takes_a_singular_precision(rng):
 
 def test_mse_is_the_mean_over_controls(rng):
     dist, step = policy(rng), row(random_steps(rng, 1, nu=3), 0)
-    np.testing.assert_allclose(mse()(dist, step), np.mean((np.asarray(dist.mean) - step.mean) ** 2), rtol=1e-12)
+    np.testing.assert_allclose(
+        mse()(dist, step), np.mean((np.asarray(dist.mean) - step.mean) ** 2), rtol=1e-12
+    )
 
 
 def test_label_covariance_is_where_the_weighted_kl_is_stationary(rng):
@@ -78,7 +80,9 @@ def test_label_covariance_is_where_the_weighted_kl_is_stationary(rng):
 @pytest.mark.parametrize("loss", [nll(), nll("executed"), kl(), kl(covariance=False), mse()])
 def test_losses_vmap_and_keep_the_dtype(rng, loss):
     steps = random_steps(rng, 6, nu=3, dtype=np.float32)
-    dists = Gaussian(jnp.asarray(rng.normal(size=(6, 3)), jnp.float32), jnp.asarray(spd(rng, 3, (6,)), jnp.float32))
+    dists = Gaussian(
+        jnp.asarray(rng.normal(size=(6, 3)), jnp.float32), jnp.asarray(spd(rng, 3, (6,)), jnp.float32)
+    )
     batch = jax.vmap(loss)(dists, steps._replace(next_slot=(), key=()))
     assert batch.dtype == np.float32
     alone = [float(loss(Gaussian(dists.mean[i], dists.cov[i]), row(steps, i))) for i in range(6)]

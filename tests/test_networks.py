@@ -25,7 +25,10 @@ def randomised(variables, scale=1.0):
     """Parameters of order one everywhere, so that no term of the network is too small to be seen."""
     leaves, tree = jax.tree.flatten(variables[0])
     keys = jax.random.split(jax.random.key(7), len(leaves))
-    noisy = [leaf + scale * jax.random.normal(k, leaf.shape, leaf.dtype) for leaf, k in zip(leaves, keys, strict=True)]
+    noisy = [
+        leaf + scale * jax.random.normal(k, leaf.shape, leaf.dtype)
+        for leaf, k in zip(leaves, keys, strict=True)
+    ]
     return jax.tree.unflatten(tree, noisy), variables[1]
 
 
@@ -103,7 +106,9 @@ def test_moments_merged_in_batches_are_those_of_all_the_data():
     for m in (1, 30, 7, 200):
         value, weight = rng.normal([1, -50, 0, 3], [1, 0.1, 30, 2], (m, 4)), rng.uniform(0, 3, m)
         weight[rng.random(m) < 0.2] = 0
-        moments = merge(moments, jnp.asarray(np.where(weight[:, None] > 0, value, np.nan)), jnp.asarray(weight))
+        moments = merge(
+            moments, jnp.asarray(np.where(weight[:, None] > 0, value, np.nan)), jnp.asarray(weight)
+        )
         values.append(value)
         weights.append(weight)
     values, weights = np.concatenate(values), np.concatenate(weights)
@@ -179,7 +184,10 @@ def test_dtype_is_kept_whatever_comes_in(dtype):
 
 def test_the_key_of_init_matters_and_decides():
     student = mlp(2, (4,))
-    kernel = lambda k: student.init(jax.random.key(k), jnp.ones(3))[0]["network"]["Dense_0"]["kernel"]
+
+    def kernel(k):
+        return student.init(jax.random.key(k), jnp.ones(3))[0]["network"]["Dense_0"]["kernel"]
+
     assert np.array_equal(kernel(0), kernel(0))
     assert not np.array_equal(kernel(0), kernel(1))
 
@@ -195,7 +203,7 @@ def test_students_of_many_seeds_vmap():
 
 
 def test_errors_say_what_is_wrong():
-    with pytest.raises(ValueError, match="unknown activation 'tahn'.*did you mean 'tanh'"):
+    with pytest.raises(ValueError, match=r"unknown activation 'tahn'.*did you mean 'tanh'"):
         mlp(2, activation="tahn")
     with pytest.raises(ValueError, match="'learned' or 'labels', got 'full'"):
         mlp(2, covariance="full")

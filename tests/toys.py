@@ -122,3 +122,7 @@ def imitate(env, make_teacher, student, rate: float = 0.1, pause: float = 0.0, m
         return student.init(key, jnp.zeros(2)), 0, key, jnp.zeros((0, 3))
 
     return Algorithm(init, step, lambda state: state[0])
+
+
+TEACHER = {"gain": 2.5}
+"""Defaults that this env gives its teacher's factory."""

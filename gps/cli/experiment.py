@@ -55,7 +55,7 @@ def groups(algorithm: str, env: str, saved: dict[str, dict[str, Any]] | None = N
         "teacher": task.teacher,
         "student": task.student,
     }
-    saved = saved or {"student": task.student_defaults}
+    saved = saved or {}
     return {
         name: options.options_type(factory, WIRED, saved.get(name)) for name, factory in factories.items()
     }
@@ -80,7 +80,7 @@ def _scene_text(config: Config) -> str:
 def _scene(name: str, options_text: str) -> Scene:
     task, chosen = registry.task(name), json.loads(options_text, object_hook=_tuples)
     env = task.env(**chosen["env"])
-    make_teacher = task.teacher(**chosen["teacher"])
+    make_teacher = _make_teacher(task.teacher, chosen["teacher"])
     wires = {"env": env, "nu": env.nu, "limits": env.limits}
     asked = inspect.signature(task.student).parameters
     student = task.student(**{k: v for k, v in wires.items() if k in asked}, **chosen["student"])
@@ -93,6 +93,13 @@ def _algorithm(name: str, options_text: str, env_name: str, scene_text: str) -> 
     made = _scene(env_name, scene_text)
     chosen = json.loads(options_text, object_hook=_tuples)
     return registry.algorithm_factory(name)(made.env, made.make_teacher, made.student, **chosen)
+
+
+def _make_teacher(factory: Callable[..., Any], chosen: dict[str, Any]) -> Callable[[Env], Teacher]:
+    """`factory` is (env, **options) → Teacher, or (**options) → make_teacher."""
+    if "env" in inspect.signature(factory).parameters:
+        return functools.partial(factory, **chosen)
+    return factory(**chosen)
 
 
 def keys(seed: int) -> tuple[jax.Array, jax.Array]:

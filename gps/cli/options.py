@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import io
 import types
@@ -32,7 +33,8 @@ def options_type(
         UsageError: `defaults` names an argument that there is not.
     """
     defaults = defaults or {}
-    hints = typing.get_type_hints(factory)
+    base = factory.func if isinstance(factory, functools.partial) else factory
+    hints = typing.get_type_hints(base)
     fields = []
     for name, parameter in inspect.signature(factory).parameters.items():
         default = defaults.get(name, parameter.default)
@@ -44,10 +46,16 @@ def options_type(
     known = [name for name, _, _ in fields]
     for name in defaults:
         if name not in known:
-            raise UsageError(f"{factory.__name__} has no option {name!r}{suggest(name, known)}")
-    made = dataclasses.make_dataclass(f"{factory.__name__}_options", fields)
-    made.__doc__ = factory.__doc__
+            raise UsageError(f"{base.__name__} has no option {name!r}{suggest(name, known)}")
+    made = dataclasses.make_dataclass(f"{base.__name__}_options", fields)
+    made.__doc__ = _short(inspect.getdoc(base) or "")
     return made
+
+
+def _short(doc: str) -> str:
+    """The first line of a docstring and its `Args`: what a help text has room for."""
+    head, found, rest = doc.partition("\nArgs:\n")
+    return head.partition("\n")[0] + ("\n" + found + rest if found else "")
 
 
 def expressible(hint: Any) -> bool:

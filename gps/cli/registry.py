@@ -4,6 +4,7 @@ Wherever a name is expected, `module:factory` does as well: your own env or algo
 """
 
 import difflib
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterable
@@ -22,10 +23,9 @@ class Task(NamedTuple):
     env: Callable[..., Any]
     """(**options) → Env."""
     teacher: Callable[..., Any]
-    """(**options) → make_teacher: Env → Teacher."""
+    """(env, **options) → Teacher; or (**options) → make_teacher: Env → Teacher."""
     student: Callable[..., Any]
     """(nu, limits, **options) → Student, whichever of `env`, `nu`, `limits` it names."""
-    student_defaults: dict[str, Any]
     draw: Callable[..., Any] | None
     """(env, contexts, trajectories) → frames; None: state and control curves are drawn."""
 
@@ -37,6 +37,7 @@ ENVS = {
     for name in ("pendulum", "cartpole", "reacher", "quadrotor_forest", "quadrotor_canyon")
 }
 
+TEACHER = "teachers.mpc:mpc"
 STUDENT = "students.networks:mlp"
 
 
@@ -52,18 +53,22 @@ def algorithm_factory(name: str) -> Callable[..., Any]:
 
 
 def task(name: str) -> Task:
-    """The factories of env `name`; all but the env's own are found in its module under their field's name."""
+    """The factories of env `name`.
+
+    Its module may bring its own `teacher` and `student` factories, and `TEACHER` and `STUDENT`, defaults of
+    their keyword arguments; where it does not, the general ones serve.
+    """
     path = _path("env", name, ENVS)
     factory = load(path)
     module = sys.modules[path.partition(":")[0]]
-    teacher = getattr(module, "teacher", None)
-    if teacher is None:
-        raise UsageError(
-            f"{module.__name__} has no `teacher`; add `def teacher(**options)` returning env -> Teacher"
-        )
+    teacher = getattr(module, "teacher", None) or load(TEACHER)
     student = getattr(module, "student", None) or load(STUDENT)
-    draw = getattr(module, "draw", None)
-    return Task(factory, teacher, student, dict(getattr(module, "STUDENT", {})), draw)
+    return Task(
+        factory,
+        functools.partial(teacher, **getattr(module, "TEACHER", {})),
+        functools.partial(student, **getattr(module, "STUDENT", {})),
+        getattr(module, "draw", None),
+    )
 
 
 def load(path: str) -> Callable[..., Any]:

@@ -1,0 +1,65 @@
+# make demo   set up, then PLATO, DAgger and BC on the quadrotor forest
+# make test   set up, then the whole test suite
+# Needs: python >= 3.11 with venv, a C++ compiler. Everything else comes from the package registry.
+
+VENV   ?= .venv
+# of this Makefile's own set-up; PYTHON=... chooses another interpreter
+PYTHON ?= $(shell for p in python3.14 python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+CXX_FOUND := $(shell for c in "$(CXX)" c++ g++ clang++; do command -v $$c >/dev/null 2>&1 && { echo $$c; break; }; done)
+STAMP  := $(VENV)/.installed
+BIN    := $(VENV)/bin
+JOBS   ?= $(shell nproc 2>/dev/null || echo 2)
+SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(shell find envs/native -type f 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check bench readme wheel clean
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+	@echo "also: setup check (ruff, pyright, fast tests) test-slow bench readme wheel clean"
+
+setup: $(STAMP)
+
+# Done once; again when the dependencies, the build or the native sources change.
+$(STAMP): $(SOURCES)
+	@test -n "$(PYTHON)" || { echo "error: no python >= 3.11 found; install one (Debian: apt install python3 python3-venv) or say PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; install it (Debian: apt install python3-venv)" >&2; exit 1; }
+	@test -n "$(CXX_FOUND)" || { echo "error: no C++ compiler found; install one (Debian: apt install g++) or say CXX=/path/to/compiler" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	CXX=$(CXX_FOUND) $(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/gps demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS)
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+# Under two minutes: what to run before every commit.
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) $(FAST)
+
+# Seconds each, and between them a test of every layer.
+FAST = $(wildcard tests/test_layering.py tests/test_gaussian.py tests/test_checkpoint.py tests/test_run.py \
+	tests/test_placement.py tests/test_report.py tests/test_video.py tests/test_dataset.py tests/test_costs.py \
+	tests/test_lqr.py tests/test_losses.py tests/test_networks.py)
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks
+
+readme: $(STAMP)
+	$(BIN)/python -m benchmarks.readme
+
+wheel: $(STAMP)
+	CXX=$(CXX_FOUND) $(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf $(VENV) build dist

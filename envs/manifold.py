@@ -1,4 +1,4 @@
-"""The state manifold of a MuJoCo model: x ⊖ x̄ and x̄ ⊕ δx in JAX, with unit quaternions where the model has them."""
+"""The state manifold of a MuJoCo model: x ⊖ x̄ and x̄ ⊕ δx in JAX, for any mix of joints."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -27,12 +27,14 @@ def manifold(model: mujoco.MjModel) -> Manifold:
     nq, nv = model.nq, model.nv
 
     def minus(x: Float[Array, " nx"], x_ref: Float[Array, " nx"]) -> Float[Array, " ndx"]:
+        x, x_ref = jnp.asarray(x), jnp.asarray(x_ref)
         rest = x[nq:] - x_ref[nq:]
         dq = jnp.zeros(nv, x.dtype).at[flat_v].set(x[flat_q] - x_ref[flat_q])
         rotation = jax.vmap(quat_difference)(x[quat_q], x_ref[quat_q])
         return jnp.concatenate([dq.at[quat_v].set(rotation), rest])
 
     def plus(x: Float[Array, " nx"], dx: Float[Array, " ndx"]) -> Float[Array, " nx"]:
+        x, dx = jnp.asarray(x), jnp.asarray(dx)
         qpos = x[:nq].at[flat_q].add(dx[flat_v])
         qpos = qpos.at[quat_q].set(jax.vmap(quat_integrate)(x[quat_q], dx[quat_v]))
         return jnp.concatenate([qpos, x[nq:] + dx[nv:]])
@@ -73,7 +75,7 @@ def quat_rotate(quat: Float[Array, " 4"], vector: Float[Array, " 3"]) -> Float[A
 
 
 def quat_integrate(quat: Float[Array, " 4"], rotation: Float[Array, " 3"]) -> Float[Array, " 4"]:
-    """quat ⊗ exp(rotation / 2), as `mju_quatIntegrate`; smooth at zero rotation."""
+    """Return quat ⊗ exp(rotation / 2), as `mju_quatIntegrate`; smooth at zero rotation."""
     square = rotation @ rotation
     small = square < 1e-12
     angle = jnp.sqrt(jnp.where(small, 1.0, square))

@@ -1,7 +1,8 @@
 """The MuJoCo C engine as a JAX primitive: step, sense, linearize and closed-loop rollout.
 
-Every function works inside `jit`, `vmap` (which the engine turns into threads) and `scan`; `step`, `sense` and
-`rollout` are differentiable, with finite differences in the tangent space as their derivative.
+Every function works inside `jit`, `vmap` (which the engine turns into threads) and `scan`; `step`, `sense`
+and `rollout` are differentiable, with finite differences in the tangent space as their derivative. In a
+program for an accelerator the engine is called through the host: see `gps.placement` for a better way.
 
 **The state rule.** x = (qpos, qvel, act) alone, with the inputs, determines what a call returns: time, the
 solver's warm start and everything else are as in a fresh `mjData` when a call begins. Within a call, over
@@ -10,17 +11,15 @@ substeps or a whole rollout, the warm start is carried along.
 
 import copy
 import os
-import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from envs.calls import Handle, bind, model_name
 from envs.differentiate import with_derivatives
 from envs.manifold import Manifold, manifold
 from gps.types import LinearDynamics, LinearGaussian
@@ -36,7 +35,7 @@ class Rollout(NamedTuple):
 
 
 class Engine(NamedTuple):
-    """Pure functions over one MuJoCo model. `inputs` is a row made by `make_inputs`, or None for the defaults.
+    """Pure functions over one MuJoCo model; `inputs` is a row made by `make_inputs`, None the defaults.
 
     Gradients with respect to `inputs` are not defined and raise.
     """
@@ -60,7 +59,7 @@ class Engine(NamedTuple):
     rollout: Callable[..., Rollout]
     """(x0, controller, noise, inputs=None) → Rollout under u = clip(ū + K (x ⊖ x̄) + noise)."""
     make_inputs: Callable[..., Float[Array, " ninput"]]
-    """(qfrc_applied=None, mocap_pos=None, mocap_quat=None) → inputs; shapes [nv], [nmocap, 3], [nmocap, 4]."""
+    """(qfrc_applied=None, mocap_pos=None, mocap_quat=None) → inputs; [nv], [nmocap, 3], [nmocap, 4]."""
     last_error: Callable[[], str]
     """MuJoCo's text of the last `Status.ENGINE_ERROR`, with the model's name; empty if there was none."""
 
@@ -80,7 +79,7 @@ def engine(
         model: any MJCF model; it is copied, with MuJoCo's automatic reset of diverged states switched off.
         substeps: calls of mj_step per `step`, under one control.
         sensors: compute sensor readings; without them ny = 0 and every step is cheaper.
-        inputs: accept applied forces and mocap poses as an operand; by default only if there are mocap bodies.
+        inputs: accept applied forces and mocap poses as an operand; by default if there are mocap bodies.
         eps: size of the finite differences, in units of the state and the control.
         centered: central differences, twice the cost and one order more accurate.
         threads: threads of a batched call, by default all cores of this process.
@@ -100,39 +99,47 @@ def engine(
         model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
     ninput = _num_inputs(model) if (model.nmocap > 0 if inputs is None else inputs) else 0
     low, high = control_limits(model)
-    handle = _Handle(model, sensors, ninput, low, high, threads or len(os.sched_getaffinity(0)))
-    sizes = _Sizes(model.nq + model.nv + model.na, 2 * model.nv + model.na, model.nu, handle.ny)
+    handle = Handle(model, sensors, ninput, (low, high), threads or len(os.sched_getaffinity(0)))
+    sizes = handle.sizes
     space = manifold(model)
-    calls = _bind(handle, sizes, substeps, eps, centered)
+    calls = bind(handle, substeps, eps, centered)
     step, sense, rollout = with_derivatives(calls, space, low, high)
     make_inputs, defaults = _inputs(model, ninput)
 
-    def full(row: Array | None, like: Array) -> Array:
-        return defaults(like.dtype) if row is None else jnp.asarray(row, like.dtype)
+    def arrays(where: str, x: Array, u: Array, inputs: Array | None) -> tuple[Array, Array, Array]:
+        handle.check_process()
+        x, row = jnp.asarray(x), jnp.asarray(u)
+        if x.dtype not in (jnp.float32, jnp.float64):
+            raise ValueError(f"{where}: x must be float32 or float64, got {x.dtype}")
+        _check_shapes(where, x=(x, (sizes.nx,)), u=(row, (sizes.nu,)))
+        return x, row.astype(x.dtype), full(where, inputs, x.dtype)
+
+    def full(where: str, inputs: Array | None, dtype: jnp.dtype) -> Array:
+        if inputs is None:
+            return defaults(dtype)
+        _check_shapes(where, inputs=(inputs, (ninput,)))
+        return jnp.asarray(inputs, dtype)
 
     def public_step(x: Array, u: Array, inputs: Array | None = None) -> tuple[Array, Array]:
-        _check_shapes("step", x=(x, (sizes.nx,)), u=(u, (sizes.nu,)))
-        return step(x, jnp.asarray(u, x.dtype), full(inputs, x))
+        return step(*arrays("step", x, u, inputs))
 
     def public_sense(x: Array, u: Array, inputs: Array | None = None) -> Array:
-        _check_shapes("sense", x=(x, (sizes.nx,)), u=(u, (sizes.nu,)))
-        if sizes.ny == 0:
-            return jnp.zeros(0, x.dtype)
-        return sense(x, jnp.asarray(u, x.dtype), full(inputs, x))
+        x, u, inputs = arrays("sense", x, u, inputs)
+        return sense(x, u, inputs) if sizes.ny else jnp.zeros(0, x.dtype)
 
     def public_linearize(x: Array, u: Array, inputs: Array | None = None) -> LinearDynamics:
-        _check_shapes("linearize", x=(x, (sizes.nx,)), u=(u, (sizes.nu,)))
-        return calls.linearize(x, jnp.asarray(u, x.dtype), full(inputs, x))
+        return calls.linearize(*arrays("linearize", x, u, inputs))
 
     def public_rollout(
         x0: Array, controller: LinearGaussian, noise: Array, inputs: Array | None = None
     ) -> Rollout:
-        T = controller.us.shape[0]
+        T = jnp.shape(noise)[0]
+        x0, _, inputs = arrays("rollout", x0, jnp.zeros(sizes.nu), inputs)
         shapes = {"xs": (T, sizes.nx), "us": (T, sizes.nu), "K": (T, sizes.nu, sizes.ndx)}
         fields = {name: (getattr(controller, name), shape) for name, shape in shapes.items()}
-        _check_shapes("rollout", x0=(x0, (sizes.nx,)), noise=(noise, (T, sizes.nu)), **fields)
-        arrays = [jnp.asarray(a, x0.dtype) for a in (controller.xs, controller.us, controller.K, noise)]
-        return Rollout(*rollout(x0, *arrays, full(inputs, x0)))
+        _check_shapes("rollout", **fields, noise=(noise, (T, sizes.nu)))
+        operands = [jnp.asarray(a, x0.dtype) for a in (controller.xs, controller.us, controller.K, noise)]
+        return Rollout(*rollout(x0, *operands, inputs))
 
     return Engine(
         model=model,
@@ -151,112 +158,11 @@ def engine(
 
 
 def control_limits(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
-    """(low, high) of the controls [nu]; ±inf for controls without limits."""
-    limited = model.actuator_ctrllimited.astype(bool)
+    """(low, high) of the controls [nu]; ±inf where a control has no limits or the model does not clamp."""
+    clamped = not model.opt.disableflags & int(mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL)
+    limited = model.actuator_ctrllimited.astype(bool) & clamped
     low = np.where(limited, model.actuator_ctrlrange[:, 0], -np.inf)
     return low, np.where(limited, model.actuator_ctrlrange[:, 1], np.inf)
-
-
-class _Sizes(NamedTuple):
-    nx: int
-    ndx: int
-    nu: int
-    ny: int
-
-
-class Calls(NamedTuple):
-    """The bare custom calls, on dense operands of one floating type."""
-
-    step: Callable[..., tuple[Array, Array]]
-    sense: Callable[..., Array]
-    linearize: Callable[..., LinearDynamics]
-    rollout: Callable[..., tuple[Array, Array, Array, Array]]
-
-
-class _Handle:
-    """Owns the native engine; it is freed with the last closure that refers to this object."""
-
-    def __init__(
-        self, model: mujoco.MjModel, sensors: bool, ninput: int, low: np.ndarray, high: np.ndarray, threads: int
-    ) -> None:
-        native = _native()
-        self.ny = model.nsensordata if sensors else 0
-        sizes = (model.nq, model.nv, model.na, model.nu, self.ny, ninput)
-        transition_fd = model.opt.integrator != mujoco.mjtIntegrator.mjINT_RK4
-        self.id = native.make(
-            model._address, sizes, low.tolist(), high.tolist(), threads, int(transition_fd)
-        )
-        self._name = _model_name(model)
-        weakref.finalize(self, native.free, self.id)
-
-    def last_error(self) -> str:
-        text = _native().last_error(self.id)
-        return f"model '{self._name}': {text}" if text else ""
-
-
-def _native():  # noqa: ANN202 (a module)
-    """The extension module, loaded and registered with XLA at first use."""
-    try:
-        from envs import _engine
-    except ImportError as error:
-        raise ImportError(
-            "the native engine is not built: install the package with `pip install .` (it needs a C++17 compiler, on "
-            "Debian `apt-get install g++`)"
-        ) from error
-    if "gps_step" not in _registered:
-        _engine.load(str(_libmujoco()))
-        built, found = _engine.versions()
-        if built // 1_000_000 != found // 1_000_000:
-            raise ImportError(
-                f"the native engine was compiled for MuJoCo {built // 1_000_000} but MuJoCo {mujoco.__version__} is "
-                "installed: reinstall this package"
-            )
-        for name, capsule in _engine.targets().items():
-            jax.ffi.register_ffi_target(name, capsule, platform="cpu")
-            _registered.add(name)
-    return _engine
-
-
-_registered: set[str] = set()
-
-
-def _libmujoco() -> Path:
-    folder = Path(mujoco.__file__).parent
-    found = sorted([*folder.glob("libmujoco.so*"), *folder.glob("libmujoco*.dylib")])
-    if not found:
-        raise ImportError(f"no libmujoco in the installed mujoco package ({folder.name}): reinstall mujoco")
-    return found[0]
-
-
-def _bind(handle: _Handle, sizes: _Sizes, substeps: int, eps: float, centered: bool) -> Calls:
-    nx, ndx, nu, ny = sizes
-    code = jax.ShapeDtypeStruct((), jnp.int32)
-
-    def call(target: str, shapes: list[tuple[int, ...]], *operands: Array, **attributes: object) -> list[Array]:
-        results = [jax.ShapeDtypeStruct(shape, operands[0].dtype) for shape in shapes]
-        # Reading the id through the handle keeps the native engine alive as long as this closure.
-        attributes["engine"] = np.int64(handle.id)
-        native = jax.ffi.ffi_call(target, (*results, code), vmap_method="broadcast_all")
-        return native(*operands, **attributes)
-
-    def step(x: Array, u: Array, inputs: Array) -> tuple[Array, Array]:
-        x_next, status = call("gps_step", [(nx,)], x, u, inputs, nstep=np.int64(substeps))
-        return x_next, status
-
-    def sense(x: Array, u: Array, inputs: Array) -> Array:
-        return call("gps_sense", [(ny,)], x, u, inputs)[0]
-
-    def linearize(x: Array, u: Array, inputs: Array) -> LinearDynamics:
-        shapes = [(ndx, ndx), (ndx, nu), (ny, ndx), (ny, nu)]
-        settings = {"nstep": np.int64(substeps), "eps": np.float64(eps), "centered": np.bool_(centered)}
-        return LinearDynamics(*call("gps_linearize", shapes, x, u, inputs, **settings)[:4])
-
-    def rollout(x0: Array, xs: Array, us: Array, K: Array, noise: Array, inputs: Array) -> tuple[Array, ...]:
-        T = us.shape[0]
-        shapes = [(T + 1, nx), (T, nu), (T + 1, ny)]
-        return tuple(call("gps_rollout", shapes, x0, xs, us, K, noise, inputs, nstep=np.int64(substeps)))
-
-    return Calls(step, sense, linearize, rollout)
 
 
 def _num_inputs(model: mujoco.MjModel) -> int:
@@ -269,7 +175,9 @@ def _inputs(model: mujoco.MjModel, ninput: int) -> tuple[Callable[..., Array], C
     pos, quat = model.body_pos[bodies].copy(), model.body_quat[bodies].copy()
     nv, nmocap = model.nv, model.nmocap
 
-    def make(qfrc_applied: Array | None = None, mocap_pos: Array | None = None, mocap_quat: Array | None = None):  # noqa: ANN202
+    def make(
+        qfrc_applied: Array | None = None, mocap_pos: Array | None = None, mocap_quat: Array | None = None
+    ) -> Array:
         if ninput == 0:
             raise ValueError("this engine takes no inputs: make it with engine(model, inputs=True)")
         given = [a for a in (qfrc_applied, mocap_pos, mocap_quat) if a is not None]
@@ -298,10 +206,6 @@ def _check_shapes(where: str, **arrays: tuple[Array, tuple[int, ...]]) -> None:
             )
 
 
-def _model_name(model: mujoco.MjModel) -> str:
-    return bytes(model.names).split(b"\0", 1)[0].decode() or "unnamed"
-
-
 def _check_supported(model: mujoco.MjModel) -> None:
     """State outside (qpos, qvel, act) would be lost between calls: refuse it, naming what to change."""
     enabled = model.opt.enableflags
@@ -315,6 +219,6 @@ def _check_supported(model: mujoco.MjModel) -> None:
     found = [reason for reason, present in unsupported.items() if present]
     if found:
         raise ValueError(
-            f"model '{_model_name(model)}' keeps state outside (qpos, qvel, act), which the engine primitive does not "
-            f"carry: {'; '.join(found)}"
+            f"model '{model_name(model)}' keeps state outside (qpos, qvel, act), which the engine "
+            f"primitive does not carry: {'; '.join(found)}"
         )

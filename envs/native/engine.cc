@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstring>
 #include <numeric>
 #include <shared_mutex>
@@ -11,7 +12,7 @@
 namespace gps {
 namespace {
 
-// A batch stores one state row per simulation, so large calls go through a batch of this size in turns.
+// A batch stores one state row per simulation, so larger calls go through a batch of this size in turns.
 constexpr int kMaxCapacity = 1024;
 
 std::shared_mutex registry_mutex;
@@ -20,21 +21,24 @@ std::unordered_map<int64_t, std::shared_ptr<Engine>>& Registry() {
   return *registry;
 }
 
-thread_local int quiet = 0;
+thread_local Engine* running = nullptr;  // on this thread
 thread_local bool diverged = false;
 mjfLogHandler next_handler = nullptr;
 std::atomic<bool> forked{false};
 
 void LogHandler(const mjLogMessage* message) {
-  if (quiet && message->level == mjLOG_WARNING &&
-      std::strncmp(message->subject, "Nan, Inf or huge value", 22) == 0) {
-    diverged = true;
-    return;
+  if (running && message->level == mjLOG_WARNING) {
+    if (std::strncmp(message->subject, "Nan, Inf or huge value", 22) == 0) {
+      diverged = true;
+      return;
+    }
+    if (!running->FirstWarning(message->subject)) return;
   }
   if (next_handler) next_handler(message);
 }
 
 struct Job {
+  Engine* engine;
   mjfBatchFunc func;
   void* arg;
   int first;
@@ -42,32 +46,34 @@ struct Job {
 
 void RunJob(const mjModel* m, mjData* d, int sim, void* arg) {
   const Job* job = static_cast<const Job*>(arg);
-  quiet = 1;  // an error unwinds past the reset below; the next job on this thread sets it again
+  running = job->engine;  // an error unwinds past the reset below; a later job of this thread sets it again
   diverged = false;
   job->func(m, d, job->first + sim, job->arg);
-  quiet = 0;
+  running = nullptr;
 }
 
 }  // namespace
 
-Engine::Engine(const mjModel* model, const Sizes& sizes, std::vector<double> low, std::vector<double> high,
-               int nthread, bool transition_fd)
+Engine::Engine(const mjModel* model, const mjModel* difference_model, const Sizes& sizes,
+               const Settings& settings, std::vector<double> low, std::vector<double> high)
     : sizes(sizes),
+      settings(settings),
       low(std::move(low)),
       high(std::move(high)),
-      transition_fd(transition_fd),
       model_(api.mj_copyModel(nullptr, model)),
-      nthread_(nthread) {}
+      difference_model_(api.mj_copyModel(nullptr, difference_model)) {}
 
 Engine::~Engine() {
   if (Forked()) return;  // joining threads that do not exist here would wait forever
   for (Slot& slot : free_) api.mjb_deleteBatch(slot.batch);
   api.mj_deleteModel(model_);
+  api.mj_deleteModel(difference_model_);
 }
 
 Engine::Slot Engine::Acquire(int n, std::string* error) {
+  // Few sizes, since each has threads and memory of its own, but small calls should not wake idle threads.
   int capacity = 1;
-  while (capacity < n) capacity *= 2;
+  while (capacity < n) capacity = capacity < settings.nthread ? 2 * capacity : std::max(n, kMaxCapacity);
   capacity = std::min(capacity, kMaxCapacity);
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -82,7 +88,7 @@ Engine::Slot Engine::Acquire(int n, std::string* error) {
   char message[1000] = "";
   mjBatchConfig config;
   api.mjb_defaultConfig(&config);
-  config.nthread = std::min(capacity, nthread_);
+  config.nthread = std::min(capacity, settings.nthread);
   mjBatch* batch = api.mjb_makeBatch(model_, capacity, &config, message, sizeof(message));
   if (!batch) *error = message;
   return {batch, capacity};
@@ -104,7 +110,7 @@ std::string Engine::Run(int n, mjfBatchFunc func, void* arg) {
   Slot slot = Acquire(n, &error);
   if (!slot.batch) return error;
   for (int first = 0; first < n; first += slot.capacity) {
-    Job job{func, arg, first};
+    Job job{this, func, arg, first};
     const int count = std::min(slot.capacity, n - first);
     if (api.mjb_apply(slot.batch, ids.data(), count, RunJob, &job, /*save=*/0)) {
       const int* failed = std::find_if(api.mjb_status(slot.batch), api.mjb_status(slot.batch) + count,
@@ -113,7 +119,7 @@ std::string Engine::Run(int n, mjfBatchFunc func, void* arg) {
       std::lock_guard<std::mutex> lock(mutex_);
       last_error_ = api.mjb_error(slot.batch, sim);
     }
-    quiet = 0;
+    running = nullptr;
   }
   Release(slot);
   return "";
@@ -122,6 +128,15 @@ std::string Engine::Run(int n, mjfBatchFunc func, void* arg) {
 std::string Engine::last_error() {
   std::lock_guard<std::mutex> lock(mutex_);
   return last_error_;
+}
+
+bool Engine::FirstWarning(const char* text) {
+  std::string words;
+  for (; *text; ++text) {
+    if (!std::isdigit(static_cast<unsigned char>(*text))) words += *text;
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  return warnings_.insert(words).second;
 }
 
 int64_t Register(std::shared_ptr<Engine> engine) {

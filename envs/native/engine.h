@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,11 +28,20 @@ struct Sizes {
 constexpr int kStateSpec = mjSTATE_QPOS | mjSTATE_QVEL | mjSTATE_ACT;
 constexpr int kInputSpec = mjSTATE_QFRC_APPLIED | mjSTATE_MOCAP_POS | mjSTATE_MOCAP_QUAT;
 
+// How finite differences make a step: stage by stage where MuJoCo's functions allow it, by mjd_transitionFD, or whole.
+enum class Stepping { kWhole = 0, kEuler = 1, kImplicit = 2, kTransition = 3 };
+
+struct Settings {
+  int nthread;  // of a batched call, the caller's included
+  Stepping stepping;
+  bool converges;  // the solver of the difference model finds the solution from any warm start
+};
+
 class Engine {
  public:
-  // Copies `model`. Calls use `nthread` threads, the caller's included.
-  Engine(const mjModel* model, const Sizes& sizes, std::vector<double> low, std::vector<double> high,
-         int nthread, bool transition_fd);
+  // Copies the models. `difference_model`, for finite differences, differs from `model` in its options only.
+  Engine(const mjModel* model, const mjModel* difference_model, const Sizes& sizes, const Settings& settings,
+         std::vector<double> low, std::vector<double> high);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -42,23 +52,29 @@ class Engine {
   std::string Run(int n, mjfBatchFunc func, void* arg);
 
   std::string last_error();
+  // Whether no warning of this text, numbers apart, has come from this engine before.
+  bool FirstWarning(const char* text);
+  const mjModel* difference_model() const { return difference_model_; }
+
   const Sizes sizes;
+  const Settings settings;
   const std::vector<double> low, high;  // limits of the controls, infinite where there are none
-  const bool transition_fd;  // mjd_transitionFD supports the model's integrator
 
  private:
   struct Slot {
     mjBatch* batch;
     int capacity;
   };
+  // A batch that no other call is using, for up to n rows at a time; no batch and an error if there is none.
   Slot Acquire(int n, std::string* error);
   void Release(Slot slot);
 
   mjModel* model_;
-  const int nthread_;
-  std::mutex mutex_;
-  std::vector<Slot> free_;  // guarded by mutex_
-  std::string last_error_;  // guarded by mutex_
+  mjModel* difference_model_;
+  std::mutex mutex_;  // guards what follows
+  std::vector<Slot> free_;
+  std::string last_error_;
+  std::set<std::string> warnings_;
 };
 
 // Engines by id. An id is never used twice, so a compiled program that outlives its model finds nothing.
@@ -69,7 +85,8 @@ void Unregister(int64_t id);
 // Whether MuJoCo warned of a bad state, control or acceleration since the last ClearDiverged, on this thread.
 bool Diverged();
 void ClearDiverged();
-// Routes MuJoCo's log through a handler that keeps those warnings from the console while Run is at work.
+// Routes MuJoCo's log through a handler that, while Run is at work, keeps those warnings from the console and passes
+// any other on once per engine.
 void InstallLogHandler();
 
 // Set in a child after fork(): the threads did not come along.

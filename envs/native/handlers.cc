@@ -1,4 +1,4 @@
-// XLA custom calls over the operations: checks of shapes and types, nothing else.
+// XLA custom calls over the operations. Shapes are the caller's business (envs/calls.py).
 //
 // Leading dimensions of every operand are the batch; the calls are made with vmap_method="broadcast_all", so all
 // operands share them.
@@ -6,6 +6,7 @@
 
 #include <xla/ffi/api/ffi.h>
 
+#include <exception>
 #include <memory>
 #include <string>
 
@@ -45,8 +46,12 @@ ffi::Error Result(const std::string& error) {
 // Calls run(T{}) for the buffers' element type.
 template <typename F>
 ffi::Error WithType(const ffi::AnyBuffer& buffer, F run) {
-  if (buffer.element_type() == ffi::DataType::F64) return Result(run(double{}));
-  if (buffer.element_type() == ffi::DataType::F32) return Result(run(float{}));
+  try {
+    if (buffer.element_type() == ffi::DataType::F64) return Result(run(double{}));
+    if (buffer.element_type() == ffi::DataType::F32) return Result(run(float{}));
+  } catch (const std::exception& error) {
+    return ffi::Error(ffi::ErrorCode::kResourceExhausted, error.what());
+  }
   return ffi::Error(ffi::ErrorCode::kInvalidArgument, "states must be float32 or float64");
 }
 
@@ -91,7 +96,7 @@ ffi::Error LinearizeImpl(int64_t id, int64_t nstep, double eps, bool centered, f
 
 ffi::Error RolloutImpl(int64_t id, int64_t nstep, ffi::AnyBuffer x0, ffi::AnyBuffer xs_ref, ffi::AnyBuffer us_ref,
                        ffi::AnyBuffer K, ffi::AnyBuffer noise, ffi::AnyBuffer input, Ret xs, Ret us, Ret ys,
-                       Ret status) {
+                       Ret steps, Ret status) {
   auto engine = Find(id);
   if (auto error = Check(engine); error.failure()) return error;
   auto dims = us_ref.dimensions();
@@ -100,7 +105,8 @@ ffi::Error RolloutImpl(int64_t id, int64_t nstep, ffi::AnyBuffer x0, ffi::AnyBuf
     using T = decltype(zero);
     return Rollout<T>(*engine, Rows(x0, 1),
                       {engine.get(), int(nstep), horizon, In<T>(x0), In<T>(xs_ref), In<T>(us_ref), In<T>(K),
-                       In<T>(noise), In<T>(input), Out<T>(xs), Out<T>(us), Out<T>(ys), Out<int32_t>(status)});
+                       In<T>(noise), In<T>(input), Out<T>(xs), Out<T>(us), Out<T>(ys), Out<int32_t>(steps),
+                       Out<int32_t>(status)});
   });
 }
 
@@ -148,6 +154,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(GpsRollout, RolloutImpl,
                                   .Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()

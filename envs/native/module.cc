@@ -35,19 +35,21 @@ bool Doubles(PyObject* sequence, std::vector<double>* out) {
 }
 
 PyObject* MakeEngine(PyObject*, PyObject* args) {
-  unsigned long long model;
+  unsigned long long model, difference_model;
   gps::Sizes s;
   PyObject *low, *high;
-  int nthread, transition_fd;
-  if (!PyArg_ParseTuple(args, "K(iiiiii)OOip", &model, &s.nq, &s.nv, &s.na, &s.nu, &s.ny, &s.ninput, &low, &high,
-                        &nthread, &transition_fd)) {
+  int nthread, stepping, converges;
+  if (!PyArg_ParseTuple(args, "KK(iiiiii)(iip)OO", &model, &difference_model, &s.nq, &s.nv, &s.na, &s.nu, &s.ny,
+                        &s.ninput, &nthread, &stepping, &converges, &low, &high)) {
     return nullptr;
   }
   std::vector<double> bounds[2];
   if (!Doubles(low, &bounds[0]) || !Doubles(high, &bounds[1])) return nullptr;
   gps::InstallLogHandler();
-  auto engine = std::make_shared<gps::Engine>(reinterpret_cast<const mjModel*>(model), s, bounds[0], bounds[1],
-                                              nthread, transition_fd != 0);
+  const gps::Settings settings{nthread, static_cast<gps::Stepping>(stepping), converges != 0};
+  auto engine = std::make_shared<gps::Engine>(reinterpret_cast<const mjModel*>(model),
+                                              reinterpret_cast<const mjModel*>(difference_model), s, settings,
+                                              bounds[0], bounds[1]);
   return PyLong_FromLongLong(gps::Register(std::move(engine)));
 }
 
@@ -82,8 +84,8 @@ PyObject* Targets(PyObject*, PyObject*) {
 PyMethodDef methods[] = {
     {"load", LoadLibrary, METH_VARARGS, "load(path): bind MuJoCo's functions to the library at path."},
     {"make", MakeEngine, METH_VARARGS,
-     "make(model_address, (nq, nv, na, nu, ny, ninput), low, high, nthread, transition_fd) -> id of an engine on a "
-     "copy of the model."},
+     "make(model_address, difference_model_address, (nq, nv, na, nu, ny, ninput), (nthread, stepping, converges), "
+     "low, high) -> id of an engine on copies of the models."},
     {"free", FreeEngine, METH_VARARGS, "free(id): calls under way finish, later ones report an error."},
     {"last_error", LastError, METH_VARARGS, "last_error(id): MuJoCo's text of the last ENGINE_ERROR."},
     {"versions", MujocoVersion, METH_NOARGS, "versions() -> MuJoCo's version (compiled against, loaded)."},

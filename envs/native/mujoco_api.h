@@ -11,8 +11,8 @@
 
 #define GPS_MUJOCO_FUNCTIONS(X)                                                              \
   X(mj_copyModel) X(mj_deleteModel) X(mj_forward) X(mj_getState) X(mj_setState) X(mj_step)   \
-  X(mj_stateSize) X(mj_differentiatePos) X(mj_integratePos) X(mj_readSensor) X(mj_version)   \
-  X(mjd_transitionFD) X(mjb_apply) X(mjb_defaultConfig) X(mjb_deleteBatch) X(mjb_error)      \
+  X(mj_differentiatePos) X(mj_integratePos) X(mj_readSensor) X(mj_version)   \
+  X(mjd_transitionFD) X(mj_forwardSkip) X(mj_Euler) X(mj_implicit) X(mjb_apply) X(mjb_defaultConfig) X(mjb_deleteBatch) X(mjb_error)      \
   X(mjb_makeBatch) X(mjb_status) X(mju_setLogHandler)
 
 namespace gps {

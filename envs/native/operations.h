@@ -41,8 +41,8 @@ struct RolloutArgs {
   int nstep, horizon;
   const T *x0, *xs_ref, *us_ref, *K, *noise;  // [nx] [T, nx] [T, nu] [T, nu, ndx] [T, nu]
   const T* input;
-  T *xs, *us, *ys;                            // [T+1, nx] [T, nu] [T+1, ny]
-  int32_t* status;
+  T *xs, *us, *ys;                            // [T+1, nx] [T, nu] [T+1, ny]; held where the rollout failed
+  int32_t *steps, *status;                    // steps made, T if nothing failed
 };
 
 // Each returns "" or why nothing could be run; what goes wrong in one simulation is its status.

@@ -1,0 +1,195 @@
+"""The extension module behind `envs.mujoco`: XLA custom calls on one native engine."""
+
+import copy
+import os
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jaxtyping import Array
+
+from gps.placement import cpu_jit
+from gps.types import LinearDynamics
+
+DIFFERENCE_TOLERANCE = 1e-12
+"""Of the Newton solver in finite differences; what it leaves in them is this over `eps`."""
+
+
+class Sizes(NamedTuple):
+    """Lengths of x, δx, u, y."""
+
+    nx: int
+    ndx: int
+    nu: int
+    ny: int
+
+
+class Calls(NamedTuple):
+    """The bare custom calls, on operands of one floating type; nothing is checked or differentiated."""
+
+    step: Callable[..., tuple[Array, Array]]
+    sense: Callable[..., Array]
+    linearize: Callable[..., LinearDynamics]
+    rollout: Callable[..., tuple[Array, Array, Array, Array, Array]]
+    """(x0, xs, us, K, noise, inputs) → (xs, us, ys, steps made, status)."""
+
+
+class Handle:
+    """Owns the native engine; it is freed with the last closure that refers to this object."""
+
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        sensors: bool,
+        ninput: int,
+        limits: tuple[np.ndarray, np.ndarray],
+        threads: int,
+    ) -> None:
+        native = _native()
+        self.ny = model.nsensordata if sensors else 0
+        sizes = (model.nq, model.nv, model.na, model.nu, self.ny, ninput)
+        differences, converges = _difference_model(model)
+        settings = (threads, _stepping(model), converges)
+        bounds = [side.tolist() for side in limits]
+        self.id = native.make(model._address, differences._address, sizes, settings, *bounds)
+        self.sizes = Sizes(model.nq + model.nv + model.na, 2 * model.nv + model.na, model.nu, self.ny)
+        self._name = model_name(model)
+        self._pid = os.getpid()
+        weakref.finalize(self, native.free, self.id)
+
+    def last_error(self) -> str:
+        """MuJoCo's text of the last `Status.ENGINE_ERROR`, with the model's name; empty if there was none."""
+        text = _native().last_error(self.id)
+        return f"model '{self._name}': {text}" if text else ""
+
+    def check_process(self) -> None:
+        """Raise in a child made by fork().
+
+        Raises:
+            RuntimeError: the engine was made by the parent process; its threads do not exist here.
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"the engine of model '{self._name}' was made before a fork(), which JAX and its threads do "
+                "not survive: start processes with multiprocessing's 'spawn' method"
+            )
+
+
+def bind(handle: Handle, substeps: int, eps: float, centered: bool) -> Calls:
+    """The calls on `handle`, with the settings that are fixed for each."""
+    nx, ndx, nu, ny = handle.sizes
+
+    def step(x: Array, u: Array, inputs: Array) -> tuple[Array, Array]:
+        x_next, status = call("gps_step", [(nx,)], 1, x, u, inputs, nstep=np.int64(substeps))
+        return x_next, status
+
+    def sense(x: Array, u: Array, inputs: Array) -> Array:
+        return call("gps_sense", [(ny,)], 1, x, u, inputs)[0]
+
+    def linearize(x: Array, u: Array, inputs: Array) -> LinearDynamics:
+        shapes = [(ndx, ndx), (ndx, nu), (ny, ndx), (ny, nu)]
+        settings = {"nstep": np.int64(substeps), "eps": np.float64(eps), "centered": np.bool_(centered)}
+        return LinearDynamics(*call("gps_linearize", shapes, 1, x, u, inputs, **settings)[:4])
+
+    def rollout(x0: Array, xs: Array, us: Array, K: Array, noise: Array, inputs: Array) -> tuple[Array, ...]:
+        T = us.shape[0]
+        shapes = [(T + 1, nx), (T, nu), (T + 1, ny)]
+        settings = {"nstep": np.int64(substeps)}
+        return tuple(call("gps_rollout", shapes, 2, x0, xs, us, K, noise, inputs, **settings))
+
+    def call(
+        target: str, shapes: list[tuple[int, ...]], codes: int, *operands: Array, **settings: np.generic
+    ) -> list[Array]:
+        # Reading the id through the handle keeps the native engine alive as long as this closure.
+        settings["engine"] = np.int64(handle.id)
+
+        def results(batch: tuple[int, ...]) -> list[jax.ShapeDtypeStruct]:
+            floats = [jax.ShapeDtypeStruct((*batch, *shape), operands[0].dtype) for shape in shapes]
+            return floats + [jax.ShapeDtypeStruct(batch, jnp.int32)] * codes
+
+        def native(*operands: Array) -> list[Array]:
+            made = results(operands[0].shape[:-1])
+            return jax.ffi.ffi_call(target, made, vmap_method="broadcast_all")(*operands, **settings)
+
+        on_cpu = cpu_jit(native)
+
+        def through_host(*operands: Array) -> list[Array]:
+            run = lambda *args: [np.asarray(a) for a in on_cpu(*args)]  # noqa: E731
+            return jax.pure_callback(
+                run, results(operands[0].shape[:-1]), *operands, vmap_method="broadcast_all"
+            )
+
+        # The custom calls exist on the CPU. In a program for another platform they are made from the host.
+        return jax.lax.platform_dependent(*operands, cpu=native, default=through_host)
+
+    return Calls(step, sense, linearize, rollout)
+
+
+def model_name(model: mujoco.MjModel) -> str:
+    """The name in the MJCF's <mujoco model="…">."""
+    return bytes(model.names).split(b"\0", 1)[0].decode() or "unnamed"
+
+
+def _difference_model(model: mujoco.MjModel) -> tuple[mujoco.MjModel, bool]:
+    """(the model that finite differences use, whether its solver finds the solution from any warm start).
+
+    The differences divide what a solver leaves by `eps`, so Newton's method gets a tighter tolerance: one
+    iteration, where it converges quadratically. Others would take very many.
+    """
+    model = copy.copy(model)
+    converges = model.opt.solver == mujoco.mjtSolver.mjSOL_NEWTON and model.opt.iterations >= 50
+    if converges:
+        model.opt.tolerance = min(model.opt.tolerance, DIFFERENCE_TOLERANCE)
+    return model, converges
+
+
+def _stepping(model: mujoco.MjModel) -> int:
+    """`Stepping` of engine.h."""
+    if model.opt.enableflags & int(mujoco.mjtEnableBit.mjENBL_SPECULATIVE):
+        return 0  # contacts depend on velocities there: a nudged velocity cannot skip the position stage
+    kinds = {
+        mujoco.mjtIntegrator.mjINT_RK4: 0,
+        mujoco.mjtIntegrator.mjINT_EULER: 1,
+        mujoco.mjtIntegrator.mjINT_IMPLICIT: 2,
+        mujoco.mjtIntegrator.mjINT_IMPLICITFAST: 2,
+    }
+    return kinds.get(mujoco.mjtIntegrator(model.opt.integrator), 3)
+
+
+def _native():  # noqa: ANN202 (a module)
+    """The extension module, loaded and registered with XLA at first use."""
+    try:
+        from envs import _engine
+    except ImportError as error:
+        raise ImportError(
+            "the native engine is not built: install the package with `pip install .` (it needs a C++17 "
+            "compiler, on Debian `apt-get install g++`)"
+        ) from error
+    if "gps_step" not in _registered:
+        _engine.load(str(_libmujoco()))
+        built, found = _engine.versions()
+        if built // 1_000_000 != found // 1_000_000:
+            raise ImportError(
+                f"the native engine was compiled for MuJoCo {built // 1_000_000} but MuJoCo "
+                f"{mujoco.__version__} is installed: reinstall this package"
+            )
+        for name, capsule in _engine.targets().items():
+            jax.ffi.register_ffi_target(name, capsule, platform="cpu")
+            _registered.add(name)
+    return _engine
+
+
+_registered: set[str] = set()
+
+
+def _libmujoco() -> Path:
+    folder = Path(mujoco.__file__).parent
+    found = sorted([*folder.glob("libmujoco.so*"), *folder.glob("libmujoco*.dylib")])
+    if not found:
+        raise ImportError(f"no libmujoco in the installed mujoco package ({folder.name}): reinstall mujoco")
+    return found[0]

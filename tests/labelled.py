@@ -52,3 +52,9 @@ def flat_obs(steps):
     """[m, n_obs] NumPy array of the observations, in pytree order."""
     m = steps.weight.shape[0]
     return np.concatenate([np.reshape(leaf, (m, -1)) for leaf in (steps.obs["a"], steps.obs["b"])], axis=1)
+
+
+def compiled(student):
+    """The student with its functions jitted: eager JAX compiles every operation by itself."""
+    names = ("init", "apply", "apply_sequence", "observe_statistics")
+    return student._replace(**{name: jax.jit(getattr(student, name)) for name in names})

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from labelled import example, flat_obs, random_steps
+from labelled import compiled, example, flat_obs, random_steps
 from scipy.stats import chi2
 
 from gps import dataset as ds
@@ -19,18 +19,23 @@ def ring(rng, m, capacity, **settings):
     """A ring with m random steps; its empty slots hold NaN."""
     steps = random_steps(rng, m, **settings)
     dataset = jax.jit(ds.add)(ds.empty(capacity, example(steps)), steps)
-    hole = jnp.arange(capacity) >= m
+    hole = np.arange(capacity) >= m
 
     def poison(leaf):
-        return jnp.where(hole.reshape(-1, *[1] * (leaf.ndim - 1)), jnp.nan, leaf)
+        return jnp.asarray(np.where(hole.reshape(-1, *[1] * (leaf.ndim - 1)), np.nan, leaf))
 
     obs = jax.tree.map(poison, dataset.obs)
     return dataset._replace(obs=obs, mean=poison(dataset.mean), precision=poison(dataset.precision))
 
 
 def start(fitter, student, dataset, seed=0):
-    one = jax.tree.map(lambda leaf: leaf[0], dataset.obs)
-    return fitter.init(jax.random.key(9), student.init(jax.random.key(seed), one))
+    one = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[0]), dataset.obs)
+    return jax.jit(fitter.init)(jax.random.key(9), compiled(student).init(jax.random.key(seed), one))
+
+
+def means(student, state, dataset):
+    first = jnp.zeros(len(dataset.weight), bool)
+    return np.asarray(compiled(student).apply_sequence(state.variables, dataset.obs, first, ()).mean)
 
 
 def plain(leaf):
@@ -49,10 +54,10 @@ def same(a, b):
 @pytest.mark.parametrize("batch_size", [1, 8])
 def test_the_stream_is_one_permutation_after_another(batch_size):
     take = jax.jit(jax.vmap(stream, in_axes=(None, 0, None, None)), static_argnums=3)
+    batches = jnp.arange(-(-3 * 1008 // batch_size))
     for n in (1, 2, 3, 7, 8, 9, 64, 100, 1001):
         period = n * -(-batch_size // n)
-        batches = jnp.arange(-(-3 * period // batch_size))
-        drawn = np.asarray(take(seed_of(KEY), batches, jnp.asarray(n), batch_size)).ravel()
+        drawn = np.asarray(take(seed_of(KEY), batches, jnp.int32(n), batch_size)).ravel()
         epochs = drawn[: 3 * period].reshape(3, period)
         assert np.array_equal(np.sort(epochs, axis=1), np.tile(np.sort(np.arange(period) % n), (3, 1)))
         if n >= 64:
@@ -101,8 +106,7 @@ def test_a_linear_student_finds_the_weighted_least_squares_solution():
     inputs = np.column_stack([flat_obs(dataset)[:40], np.ones(40)])
     root = np.sqrt(np.asarray(weight[:40]))[:, None]
     solution, *_ = np.linalg.lstsq(root * inputs, root * np.asarray(dataset.mean[:40]), rcond=None)
-    obs = jax.tree.map(lambda leaf: leaf[:40], dataset.obs)
-    mean = student.apply_sequence(state.variables, obs, jnp.zeros(40, bool), ()).mean
+    mean = means(student, state, dataset)[:40]
     np.testing.assert_allclose(mean, inputs @ solution, atol=2e-2)
     uniform, *_ = np.linalg.lstsq(inputs, np.asarray(dataset.mean[:40]), rcond=None)
     assert np.abs(inputs @ uniform - inputs @ solution).max() > 0.3  # the weights matter
@@ -177,8 +181,7 @@ def test_early_stopping_returns_the_best_parameters():
     assert np.all(np.isnan(trace[run:]))
     assert np.nanargmin(trace) == run - 5
     weight = np.asarray(ds.split(state.split_key, dataset.weight, 0.25)[1])[:40]
-    obs = jax.tree.map(lambda leaf: leaf[:40], dataset.obs)
-    mean = student.apply_sequence(state.variables, obs, jnp.zeros(40, bool), ()).mean
+    mean = means(student, state, dataset)[:40]
     losses = np.mean((np.asarray(mean) - np.asarray(dataset.mean[:40])) ** 2, axis=1)
     np.testing.assert_allclose(np.average(losses, weights=weight), np.nanmin(trace), rtol=1e-4)
     np.testing.assert_allclose(info["validation_loss"], np.nanmin(trace))

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from labelled import compiled
 from scipy.stats import multivariate_normal
 
 from gps.types import Limits
@@ -9,6 +10,13 @@ from students import mlp, set_covariance
 from students.normalise import CLIP, initial_moments, merge, normalise
 
 LIMITS = Limits(jnp.asarray([-1.0, 0.0]), jnp.asarray([3.0, 0.5]))
+
+
+merge, normalise = jax.jit(merge), jax.jit(normalise)
+
+
+def make(*args, **settings):
+    return compiled(mlp(*args, **settings))
 
 
 def observations(rng, m):
@@ -24,11 +32,8 @@ def flat(obs):
 def randomised(variables, scale=1.0):
     """Parameters of order one everywhere, so that no term of the network is too small to be seen."""
     leaves, tree = jax.tree.flatten(variables[0])
-    keys = jax.random.split(jax.random.key(7), len(leaves))
-    noisy = [
-        leaf + scale * jax.random.normal(k, leaf.shape, leaf.dtype)
-        for leaf, k in zip(leaves, keys, strict=True)
-    ]
+    rng = np.random.default_rng(7)
+    noisy = [leaf + jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype) for leaf in leaves]
     return jax.tree.unflatten(tree, noisy), variables[1]
 
 
@@ -36,7 +41,7 @@ def randomised(variables, scale=1.0):
 def test_the_policy_is_the_formula_of_its_docstring(activation):
     rng = np.random.default_rng(0)
     obs = observations(rng, 50)
-    student = mlp(2, (7, 6), activation, limits=LIMITS, dtype=jnp.float64)
+    student = make(2, (7, 6), activation, limits=LIMITS, dtype=jnp.float64)
     one = jax.tree.map(lambda leaf: leaf[3], obs)
     variables = student.observe_statistics(student.init(jax.random.key(0), one), obs, jnp.ones(50))
     params, _ = variables = randomised(variables)
@@ -60,7 +65,7 @@ def test_the_policy_is_the_formula_of_its_docstring(activation):
 
 def test_a_new_policy_acts_near_the_centre_of_the_limits():
     obs = jnp.asarray(np.random.default_rng(1).normal(size=(200, 6)))
-    student = mlp(2, limits=LIMITS, log_std=-2.0)
+    student = make(2, limits=LIMITS, log_std=-2.0)
     variables = student.init(jax.random.key(1), obs[0])
     dist = student.apply_sequence(variables, obs, jnp.zeros(200, bool), ())
     mean = np.asarray(dist.mean)
@@ -72,7 +77,7 @@ def test_a_new_policy_acts_near_the_centre_of_the_limits():
 def test_means_stay_within_one_sided_and_two_sided_limits():
     limits = Limits(jnp.asarray([-jnp.inf, 0.1]), jnp.asarray([0.3, 0.7]))
     obs = 100 * jnp.asarray(np.random.default_rng(2).normal(size=(300, 4)))
-    student = mlp(2, (16,), limits=limits)
+    student = make(2, (16,), limits=limits)
     dist = student.apply_sequence(
         randomised(student.init(jax.random.key(0), obs[0]), 5.0), obs, jnp.zeros(300, bool), ()
     )
@@ -85,7 +90,7 @@ def test_means_stay_within_one_sided_and_two_sided_limits():
 
 
 def test_an_output_outside_the_limits_is_pulled_back_but_never_pushed_on():
-    student = mlp(1, (), limits=Limits(jnp.asarray([-1.0]), jnp.asarray([1.0])), dtype=jnp.float64)
+    student = make(1, (), limits=Limits(jnp.asarray([-1.0]), jnp.asarray([1.0])), dtype=jnp.float64)
     params, moments = student.init(jax.random.key(0), jnp.ones(1))
     params["network"]["Dense_0"]["bias"] = jnp.asarray([5.0])
 
@@ -147,7 +152,7 @@ def test_a_constant_input_becomes_zero_and_a_varying_one_is_clipped(constant):
 def test_a_sequence_is_its_steps():
     rng = np.random.default_rng(6)
     obs = observations(rng, 9)
-    student = mlp(2, (8,), limits=LIMITS)
+    student = make(2, (8,), limits=LIMITS)
     variables = randomised(student.init(jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], obs)), 0.1)
     dist = student.apply_sequence(variables, obs, jnp.arange(9) % 4 == 0, student.initial_carry())
     for t in range(9):
@@ -157,7 +162,7 @@ def test_a_sequence_is_its_steps():
 
 
 def test_a_covariance_set_from_labels_is_returned_and_has_no_gradient():
-    student = mlp(2, (4,), limits=LIMITS, covariance="labels")
+    student = make(2, (4,), limits=LIMITS, covariance="labels")
     obs = jnp.ones(3)
     variables = student.init(jax.random.key(0), obs)
     np.testing.assert_allclose(
@@ -173,7 +178,7 @@ def test_a_covariance_set_from_labels_is_returned_and_has_no_gradient():
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_dtype_is_kept_whatever_comes_in(dtype):
-    student = mlp(2, (4,), limits=LIMITS, dtype=dtype)
+    student = make(2, (4,), limits=LIMITS, dtype=dtype)
     obs = {"a": jnp.ones(3, jnp.float64), "b": jnp.ones(2, jnp.uint8)}
     variables = student.init(jax.random.key(0), obs)
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), obs)
@@ -183,7 +188,7 @@ def test_dtype_is_kept_whatever_comes_in(dtype):
 
 
 def test_the_key_of_init_matters_and_decides():
-    student = mlp(2, (4,))
+    student = make(2, (4,))
 
     def kernel(k):
         return student.init(jax.random.key(k), jnp.ones(3))[0]["network"]["Dense_0"]["kernel"]
@@ -193,7 +198,7 @@ def test_the_key_of_init_matters_and_decides():
 
 
 def test_students_of_many_seeds_vmap():
-    student, obs = mlp(2, (4,)), jnp.asarray([0.1, 0.2, 0.3])
+    student, obs = make(2, (4,)), jnp.asarray([0.1, 0.2, 0.3])
     keys = jax.random.split(jax.random.key(0), 3)
     variables = jax.vmap(student.init, in_axes=(0, None))(keys, obs)
     means = jax.vmap(lambda v: student.apply(v, obs, ())[0].mean)(variables)

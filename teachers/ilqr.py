@@ -127,8 +127,9 @@ def ilqr(
     """The iLQR planner of `env`; horizon `env.horizon` unless given.
 
     It stops when the model promises, at small μ, less than `tolerance` · (1 + |cost|), or when an
-    accepted step brought less. `schedule` is μ's (start, smallest, largest, factor): it grows and
-    shrinks by a factor that itself grows while the direction lasts; below the smallest it is 0.
+    accepted step brought less. `schedule` is μ's (start, smallest, largest, factor): μ shrinks after
+    a step of at least ½ and grows after a shorter one or none, by a factor that itself grows while
+    the direction lasts; below the smallest it is 0.
     `grid` holds the step sizes tried when the full step is rejected: all in one batch, the best of
     them is taken. `hessian` as in `gps.expand.quadratise`. `second_order`, a twice differentiable
     (x, u) → x' without clipping, adds the dynamics' curvature (full DDP) where the state is flat.
@@ -311,7 +312,8 @@ def _record(
     )
     trace = jax.tree.map(lambda rows, value: rows.at[state.count].set(value), state.trace, row)
     up, down = _raise(state.mu, state.growth, schedule), _lower(state.mu, state.growth, schedule)
-    mu, growth = (jnp.where(tried.accepted, a, b) for a, b in zip(down, up, strict=True))
+    trusted = tried.accepted & (tried.alpha >= 0.5)
+    mu, growth = (jnp.where(trusted, a, b) for a, b in zip(down, up, strict=True))
     return _State(
         trajectory=tried.trajectory,
         cost=tried.cost,

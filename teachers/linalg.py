@@ -47,9 +47,8 @@ def solve_spd(
         positive = rows[j, j] > tiny[j]
         ok = ok & positive
         row = rows[j] / jnp.where(positive, rows[j, j], 1)
-        keep = (jnp.arange(n) != j).astype(H.dtype)
-        rows = rows - (rows[:, j] * keep)[:, None] * row[None, :]
-        rows = rows.at[j].set(row)
+        pivot = (jnp.arange(n) == j)[:, None]
+        rows = jnp.where(pivot, row[None, :], rows - rows[:, j : j + 1] * row[None, :])
     return rows[:, n:], ok
 
 

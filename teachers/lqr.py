@@ -69,13 +69,14 @@ def backward(
             W = W + _augment_curvature(curvature(S[:n, n], x_t, u_t), n, m)
         rows = W[n + 1 :]
         gains, definite = _gains(rows + mu * extra_t, None if limits is None else (low_t, high_t))
+        gains, ok = jnp.where(definite, gains, 0), ok & definite
         Quu, Qux = rows[:, n + 1 :], rows[:, : n + 1]
         half = Qux + 0.5 * (Quu @ gains)
         cross = gains.T @ half
-        S = W[: n + 1, : n + 1] + cross + cross.T
+        S = jnp.where(ok, W[: n + 1, : n + 1] + cross + cross.T, S)
         k = gains[:, n]
         out = (k, gains[:, :n], Qux[:, n], Quu, k @ Qux[:, n], k @ (Quu @ k))
-        return (S, ok & definite), out
+        return (S, ok), out
 
     S = _augment_value(cost.Q[T], cost.q[T])
     knots = (F, H, extra, low, high, cost.x[:T], cost.u[:T])

@@ -37,9 +37,8 @@ def world(add_obstacles: Callable[[mujoco.MjSpec], None]) -> mujoco.MjModel:
     spec = mujoco.MjSpec.from_file(str(ASSET))
     drone = spec.body("drone")
     for i, angle in enumerate(np.linspace(np.pi / 2, -np.pi / 2, NUM_RAYS)):
-        direction = [np.cos(angle), np.sin(angle), 0.0]
-        site = drone.add_site(name=f"ray{i}", size=[0.005, 0.005, 0.005], group=4)
-        site.alt.zaxis = direction
+        turn = np.sqrt(0.5) * np.array([1, -np.sin(angle), np.cos(angle), 0])  # brings z to the ray's direction
+        drone.add_site(name=f"ray{i}", size=[0.005, 0.005, 0.005], group=4, quat=turn)
         spec.add_sensor(
             name=f"ray{i}",
             type=mujoco.mjtSensor.mjSENS_RANGEFINDER,
@@ -97,7 +96,7 @@ def flight_cost(
 
 
 def observe(speed: float) -> Callable[[Array, Array], Array]:
-    """(x, y) → [43]: inverse ranges, heading, up vector, velocity error and rates in the body's frame, height."""
+    """(x, y) → [40]: inverse ranges, heading, up vector, velocity error and rates in the body's frame, height."""
 
     def see(x: Array, y: Array) -> Array:
         ranges = y[1:]
@@ -106,7 +105,7 @@ def observe(speed: float) -> Callable[[Array, Array], Array]:
         forward = quat_rotate(x[3:7], jnp.array([1.0, 0.0, 0.0], x.dtype))
         up = quat_rotate(back, jnp.array([0.0, 0.0, 1.0], x.dtype))
         error = quat_rotate(back, x[7:10] - jnp.array([speed, 0.0, 0.0], x.dtype))
-        return jnp.concatenate([inverse, forward[:2], up, error, x[10:13], x[2:3] - ALTITUDE])
+        return jnp.concatenate([inverse, forward[1:2], up[:2], error, x[10:13], x[2:3] - ALTITUDE])
 
     return see
 

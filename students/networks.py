@@ -52,6 +52,7 @@ def mlp(
     log_std: float = -1.0,
     limits: Limits | None = None,
     covariance: Literal["learned", "labels"] = "learned",
+    min_std: float = 0.0,
     dtype: Any = jnp.float32,
 ) -> Student:
     """Gaussian policy N(μ(o), S) with a covariance S that does not depend on the observation.
@@ -70,6 +71,7 @@ def mlp(
         limits: box that the mean stays in.
         covariance: 'learned': S = diag(half · exp(θ))², θ a parameter. 'labels': a full matrix
             without a gradient (mind decoupled weight decay), set in closed form by `set_covariance`.
+        min_std: least spread that inputs are divided by, in units of the observation; see `normalise`.
         dtype: of parameters and outputs; observations are cast to it.
 
     Raises:
@@ -90,7 +92,7 @@ def mlp(
 
     def apply(variables: tuple[PyTree, Moments], obs: PyTree, carry: tuple) -> tuple[Gaussian, tuple]:
         params, moments = variables
-        value = normalise(moments, _flatten(obs, dtype))
+        value = normalise(moments, _flatten(obs, dtype), min_std)
         raw = network.apply({"params": params["network"]}, value)
         mean = clip_straight_through(centre + half * raw, low, high)
         if covariance == "labels":

@@ -53,9 +53,13 @@ def merge(moments: Moments, values: Float[Array, "m n"], weight: Float[Array, " 
     )
 
 
-def normalise(moments: Moments, value: Float[Array, " n"]) -> Float[Array, " n"]:
-    """(value − mean) / std, clipped to ±`CLIP`; 0 for an input that has been constant so far."""
-    std = jnp.sqrt(moments.var)
+def normalise(moments: Moments, value: Float[Array, " n"], min_std: float = 0.0) -> Float[Array, " n"]:
+    """(value − mean) / std, clipped to ±`CLIP`; 0 for an input that has been constant so far.
+
+    `min_std` (units of the observation) is added to the spread in quadrature. An input that a good teacher
+    holds almost still would otherwise be blown up by the first deviation a student makes.
+    """
+    std = jnp.sqrt(moments.var + min_std**2)
     varies = std > CONSTANT * jnp.abs(moments.mean)
     scale = jnp.where(varies, 1 / jnp.where(varies, std, 1), 0)
     return jnp.clip((value - moments.mean) * scale, -CLIP, CLIP)

@@ -50,7 +50,7 @@ def add(dataset: Dataset, steps: Dataset) -> Dataset:
     kept = steps.weight > 0
     rank = jnp.cumsum(kept, dtype=jnp.int32) - 1
     count = jnp.sum(kept, dtype=jnp.int32)
-    survives = kept & (rank >= count - capacity)
+    survives = kept & (rank >= count - capacity)  # one writer per slot: the order of a scatter is undefined
     slot = jnp.where(survives, (dataset.next_slot + rank) % capacity, capacity)
 
     def write(stored: Array, new: Array) -> Array:

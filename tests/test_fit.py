@@ -152,6 +152,37 @@ def test_inputs_are_normalised_by_the_training_steps_once_however_often_it_runs(
     )
 
 
+def recorder(updates):
+    """An optimiser that moves nothing and writes down the gradient of the output bias."""
+
+    def update(gradient, state, params=None):
+        count, seen = state
+        still = jax.tree.map(jnp.zeros_like, gradient)
+        return still, (count + 1, seen.at[count].set(gradient["network"]["Dense_0"]["bias"][0]))
+
+    return optax.GradientTransformation(lambda params: (jnp.int32(0), jnp.zeros(updates)), update)
+
+
+def test_every_training_step_is_seen_once_per_epoch_in_a_new_order():
+    dataset = ring(np.random.default_rng(8), 20, 37)
+    dataset = dataset._replace(cost=jnp.arange(37.0), weight=jnp.where(jnp.arange(37) < 20, 2.0, 0))
+    student = mlp(2, hidden=(), dtype=jnp.float64)
+
+    def slot(dist, step):
+        """A loss whose gradient names the slot."""
+        return dist.mean[0] * step.cost
+
+    fitter = fit(student, slot, recorder(48), batch_size=1, epochs=3, validation=0.25)
+    state = start(fitter, student, dataset)
+    train = np.flatnonzero(np.asarray(ds.split(state.split_key, dataset.weight, 0.25)[0]))
+    assert 14 <= len(train) <= 16
+    new, info = fitter.run(KEY, state, dataset)
+    epochs = np.asarray(new.opt_state[1])[: 3 * len(train)].reshape(3, -1)
+    assert int(info["updates"]) == 3 * len(train)
+    assert np.array_equal(np.sort(epochs, axis=1), np.tile(train, (3, 1)))
+    assert len(np.unique(epochs, axis=0)) == 3
+
+
 # ------------------------------------------------------------------------- validation and early stopping
 
 

@@ -1,7 +1,7 @@
 """Swing a pole up and balance it by pushing its cart; the student sees no velocities.
 
-State (4): cart position, pole angle (0 upright), their velocities. Control (1): force in units of 10 N, [−1, 1].
-The student sees cart position and cosine and sine of the angle, now and at the last few control steps.
+State (4): cart position, pole angle (0 upright), their velocities. Control (1): force in [−1, 1], units of
+10 N. The student sees cart position, cosine and sine of the angle, now and at the last few control steps.
 """
 
 from pathlib import Path
@@ -13,11 +13,11 @@ from jaxtyping import Array, Float
 from envs.mjcf import Task, from_engine, load_model
 from envs.mujoco import engine
 from envs.observations import history as stack
-from gps.costs import quadratic, residual_cost, smooth_abs
+from gps.costs import quadratic, residual_cost
 from gps.types import Env
 
 ASSET = Path(__file__).parent / "assets" / "cartpole.xml"
-SUBSTEPS = 4
+SUBSTEPS = 2
 UPRIGHT = 0.2
 """The pole counts as upright within this angle, rad."""
 RAIL = 2.5
@@ -31,18 +31,11 @@ def cartpole(history: int = 4, horizon: int = 150) -> Env:
         history: observations that the student sees at a time.
         horizon: control steps of .04 s in an episode.
     """
+    sizes, norms = (2, 1, 1, 1, 1), (quadratic,) * 5
     stage = residual_cost(
-        lambda x, u, y, t: jnp.concatenate([_posture(x), u]),
-        weights=(4.0, 1.0, 0.2, 0.1, 0.1),
-        norms=(smooth_abs(0.1), quadratic, quadratic, quadratic, quadratic),
-        sizes=(2, 1, 1, 1, 1),
+        lambda x, u, y, t: jnp.concatenate([_posture(x), u]), (2.0, 0.5, 0.02, 0.02, 0.1), norms, sizes
     )
-    final = residual_cost(
-        lambda x, y: _posture(x),
-        weights=(40.0, 10.0, 2.0, 4.0),
-        norms=(smooth_abs(0.1), quadratic, quadratic, quadratic),
-        sizes=(2, 1, 1, 1),
-    )
+    final = residual_cost(lambda x, y: _posture(x), (20.0, 5.0, 1.0, 1.0), norms[:4], sizes[:4])
     task = Task(
         cost=stage,
         final_cost=final,

@@ -1,8 +1,8 @@
 """What the student may see, as wrappers around an env: subset, noise, delay, dropout, history.
 
-Each returns the same task with another `observer`, in every context it is bound to; dynamics, costs and the
-planner's model are untouched. They compose, the innermost first: `history(noise(env, 0.1), 4)` is a history of
-noisy observations. Memories keep the default floating type; observations come in the type of the state.
+Each returns the same task with another `observer`, in every context it is bound to; dynamics, costs and
+the planner's model are untouched. They compose, the innermost first: `history(noise(env, 0.1), 4)` is a
+history of noisy observations. Observations keep their type, memories are of the default floating type.
 """
 
 import difflib

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from envs import quadrotor as quad
 from envs.mjcf import Task, from_engine
@@ -55,7 +55,7 @@ def quadrotor_canyon(
     """
     if width < 4 * quad.RADIUS or bend < 4 * STEP or not 0 <= slope <= STEEPEST:
         raise ValueError(
-            f"width >= {4 * quad.RADIUS:.1f} m, bend >= {4 * STEP:.0f} m and 0 <= slope <= {STEEPEST} expected, "
+            f"expected width >= {4 * quad.RADIUS:.1f} m, bend >= {4 * STEP:.0f} m, 0 <= slope <= {STEEPEST}; "
             f"came {width}, {bend} and {slope}"
         )
     sees, moves = quad.world_engines(_model())
@@ -108,7 +108,7 @@ def sample_canyon(key: Array, bend: float, slope: float) -> Canyon:
 
 
 def centre_line(course: Float[Array, "WAVES 2"], x: Float[Array, " n"]) -> Float[Array, " n"]:
-    """y of the course at each x."""
+    """Where the course is at each x: its y, m."""
     a, k = course[:, 0].astype(x.dtype), course[:, 1].astype(x.dtype)
     return (1 - jnp.cos(jnp.outer(x, k))) @ a
 

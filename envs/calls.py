@@ -17,7 +17,7 @@ from gps.placement import cpu_jit
 from gps.types import LinearDynamics
 
 DIFFERENCE_TOLERANCE = 1e-12
-"""Of the Newton solver in finite differences; what it leaves in them is this over `eps`."""
+"""Of the constraint solver in finite differences; what it leaves in them is this over `eps`."""
 
 
 class Sizes(NamedTuple):
@@ -83,51 +83,53 @@ class Handle:
 def bind(handle: Handle, substeps: int, eps: float, centered: bool) -> Calls:
     """The calls on `handle`, with the settings that are fixed for each."""
     nx, ndx, nu, ny = handle.sizes
+    nstep = {"nstep": np.int64(substeps)}
+    differences = nstep | {"eps": np.float64(eps), "centered": np.bool_(centered)}
 
-    def step(x: Array, u: Array, inputs: Array) -> tuple[Array, Array]:
-        x_next, status = call("gps_step", [(nx,)], 1, x, u, inputs, nstep=np.int64(substeps))
-        return x_next, status
+    def rollout_shapes(T: int) -> list[tuple[int, ...]]:
+        return [(T + 1, nx), (T, nu), (T + 1, ny)]
 
-    def sense(x: Array, u: Array, inputs: Array) -> Array:
-        return call("gps_sense", [(ny,)], 1, x, u, inputs)[0]
+    step = _call(handle, "gps_step", lambda x, *_: [(nx,)], 1, nstep)
+    sense = _call(handle, "gps_sense", lambda x, *_: [(ny,)], 1, {})
+    shapes = [(ndx, ndx), (ndx, nu), (ny, ndx), (ny, nu)]
+    linearize = _call(handle, "gps_linearize", lambda x, *_: shapes, 1, differences)
+    rollout = _call(handle, "gps_rollout", lambda x, xs, us, *_: rollout_shapes(us.shape[-2]), 2, nstep)
+    return Calls(
+        step=lambda *operands: tuple(step(*operands)),
+        sense=lambda *operands: sense(*operands)[0],
+        linearize=lambda *operands: LinearDynamics(*linearize(*operands)[:4]),
+        rollout=lambda *operands: tuple(rollout(*operands)),
+    )
 
-    def linearize(x: Array, u: Array, inputs: Array) -> LinearDynamics:
-        shapes = [(ndx, ndx), (ndx, nu), (ny, ndx), (ny, nu)]
-        settings = {"nstep": np.int64(substeps), "eps": np.float64(eps), "centered": np.bool_(centered)}
-        return LinearDynamics(*call("gps_linearize", shapes, 1, x, u, inputs, **settings)[:4])
 
-    def rollout(x0: Array, xs: Array, us: Array, K: Array, noise: Array, inputs: Array) -> tuple[Array, ...]:
-        T = us.shape[0]
-        shapes = [(T + 1, nx), (T, nu), (T + 1, ny)]
-        settings = {"nstep": np.int64(substeps)}
-        return tuple(call("gps_rollout", shapes, 2, x0, xs, us, K, noise, inputs, **settings))
+def _call(
+    handle: Handle, target: str, shapes: Callable, codes: int, settings: dict[str, np.generic]
+) -> Callable[..., list[Array]]:
+    """The custom call `target`: floats of `shapes(*operands)` and `codes` int32 scalars, on any platform."""
 
-    def call(
-        target: str, shapes: list[tuple[int, ...]], codes: int, *operands: Array, **settings: np.generic
-    ) -> list[Array]:
+    def results(operands: tuple[Array, ...]) -> list[jax.ShapeDtypeStruct]:
+        batch, dtype = operands[0].shape[:-1], operands[0].dtype
+        floats = [jax.ShapeDtypeStruct((*batch, *shape), dtype) for shape in shapes(*operands)]
+        return floats + [jax.ShapeDtypeStruct(batch, jnp.int32)] * codes
+
+    def native(*operands: Array) -> list[Array]:
+        call = jax.ffi.ffi_call(target, results(operands), vmap_method="broadcast_all")
         # Reading the id through the handle keeps the native engine alive as long as this closure.
-        settings["engine"] = np.int64(handle.id)
+        return call(*operands, engine=np.int64(handle.id), **settings)
 
-        def results(batch: tuple[int, ...]) -> list[jax.ShapeDtypeStruct]:
-            floats = [jax.ShapeDtypeStruct((*batch, *shape), operands[0].dtype) for shape in shapes]
-            return floats + [jax.ShapeDtypeStruct(batch, jnp.int32)] * codes
+    on_cpu = cpu_jit(native)
 
-        def native(*operands: Array) -> list[Array]:
-            made = results(operands[0].shape[:-1])
-            return jax.ffi.ffi_call(target, made, vmap_method="broadcast_all")(*operands, **settings)
+    def on_host(*operands: Array) -> list[np.ndarray]:
+        return [np.asarray(result) for result in on_cpu(*operands)]
 
-        on_cpu = cpu_jit(native)
+    def through_host(*operands: Array) -> list[Array]:
+        return jax.pure_callback(on_host, results(operands), *operands, vmap_method="broadcast_all")
 
-        def through_host(*operands: Array) -> list[Array]:
-            run = lambda *args: [np.asarray(a) for a in on_cpu(*args)]  # noqa: E731
-            return jax.pure_callback(
-                run, results(operands[0].shape[:-1]), *operands, vmap_method="broadcast_all"
-            )
-
+    def call(*operands: Array) -> list[Array]:
         # The custom calls exist on the CPU. In a program for another platform they are made from the host.
         return jax.lax.platform_dependent(*operands, cpu=native, default=through_host)
 
-    return Calls(step, sense, linearize, rollout)
+    return jax.jit(call, inline=True)
 
 
 def model_name(model: mujoco.MjModel) -> str:
@@ -138,14 +140,12 @@ def model_name(model: mujoco.MjModel) -> str:
 def _difference_model(model: mujoco.MjModel) -> tuple[mujoco.MjModel, bool]:
     """(the model that finite differences use, whether its solver finds the solution from any warm start).
 
-    The differences divide what a solver leaves by `eps`, so Newton's method gets a tighter tolerance: one
-    iteration, where it converges quadratically. Others would take very many.
+    What a solver leaves is divided by `eps`, and a column that starts from the nominal solution is within the
+    usual tolerance already: it would not move at all. The tighter one costs Newton's method an iteration.
     """
     model = copy.copy(model)
-    converges = model.opt.solver == mujoco.mjtSolver.mjSOL_NEWTON and model.opt.iterations >= 50
-    if converges:
-        model.opt.tolerance = min(model.opt.tolerance, DIFFERENCE_TOLERANCE)
-    return model, converges
+    model.opt.tolerance = min(model.opt.tolerance, DIFFERENCE_TOLERANCE)
+    return model, model.opt.solver == mujoco.mjtSolver.mjSOL_NEWTON and model.opt.iterations >= 50
 
 
 def _stepping(model: mujoco.MjModel) -> int:

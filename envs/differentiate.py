@@ -92,7 +92,8 @@ def with_derivatives(
         return (xs, us, ys, status), (xs_dot, us_dot, ys_dot, _zero(status))
 
     rollout.defjvp(rollout_jvp, symbolic_zeros=True)
-    return step, sense, rollout
+    # jit, so that the rules are traced once also where a user differentiates without it.
+    return jax.jit(step), jax.jit(sense), jax.jit(rollout)
 
 
 def _state_tangents(name: str, tangents: tuple) -> list[Array]:

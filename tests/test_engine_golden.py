@@ -156,7 +156,8 @@ def test_sensors_off_changes_nothing_else(xml):
         ('<mujoco><worldbody><body><joint/><geom size=".1"/></body></worldbody></mujoco>', 2, 0),
         ("<mujoco><worldbody/></mujoco>", 0, 0),
         (
-            '<mujoco><worldbody><body><joint name="j" range="-60 60"/><geom size=".1" pos=".2 0 0"/></body></worldbody>'
+            '<mujoco><worldbody><body><joint name="j" range="-60 60"/><geom size=".1" pos=".2 0 0"/></body>'
+            "</worldbody>"
             '<actuator><muscle joint="j" ctrlrange="0 1"/></actuator>'
             '<keyframe><key qpos=".5" act=".2"/></keyframe></mujoco>',
             3,

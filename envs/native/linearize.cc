@@ -47,10 +47,11 @@ void Column(const Knot& k, int j, const double* knot, const double* nominal, con
   const int nx = s.nx(), ndx = s.ndx(), nknot = 1 + nx + s.nv + s.nu, c = j - ndx;
   const bool control = j >= ndx, velocity = j >= s.nv && j < 2 * s.nv;
   const int skip = j < s.nv ? mjSTAGE_NONE : velocity ? mjSTAGE_POS : mjSTAGE_VEL;
-  // At a control limit, nudge inward.
+  // At a control limit, nudge inward; beyond it nothing changes.
   const double u = control ? knot[1 + nx + s.nv + c] : 0;
-  const bool forward = !control || u + k.eps <= k.engine->high[c];
-  const bool backward = (k.centered || !forward) && (!control || u - k.eps >= k.engine->low[c]);
+  const double low = control ? k.engine->low[c] : -mjMAXVAL, high = control ? k.engine->high[c] : mjMAXVAL;
+  const bool forward = u >= low && u + k.eps <= high;
+  const bool backward = (k.centered || !forward) && u <= high && u - k.eps >= low;
   const double* ends[2] = {nominal, nominal};
   double width = 0;
   for (int side = 0; side < 2; ++side) {

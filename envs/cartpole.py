@@ -16,6 +16,9 @@ from envs.observations import history as stack
 from gps.costs import quadratic, residual_cost
 from gps.types import Env
 
+TEACHER = {"horizon": 40, "initial_iterations": 30}
+"""Settings of `teachers.mpc` that solve the task, and of the student that learns it."""
+STUDENT = {"hidden": (128, 128)}
 ASSET = Path(__file__).parent / "assets" / "cartpole.xml"
 SUBSTEPS = 2
 UPRIGHT = 0.2

@@ -15,6 +15,9 @@ from envs.mujoco import engine
 from gps.costs import quadratic, residual_cost
 from gps.types import Env
 
+TEACHER = {"horizon": 40, "initial_iterations": 30}
+"""Settings of `teachers.mpc` that solve the task, and of the student that learns it."""
+STUDENT = {"hidden": (64, 64)}
 ASSET = Path(__file__).parent / "assets" / "pendulum.xml"
 SUBSTEPS = 2
 UPRIGHT = 0.2

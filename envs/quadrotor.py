@@ -24,6 +24,9 @@ RADIUS = 0.2
 ALTITUDE = 1.5
 """Commanded height, m."""
 HOVER = 0.5
+TEACHER = {"horizon": 18, "start": (HOVER,) * 4}
+"""Settings of `teachers.mpc` that fly in every world, and of the student that learns it."""
+STUDENT = {"hidden": (128, 128)}
 NUM_RAYS = 30
 RANGE = 8.0
 """Of the laser, m."""
@@ -37,7 +40,9 @@ def world(add_obstacles: Callable[[mujoco.MjSpec], None]) -> mujoco.MjModel:
     spec = mujoco.MjSpec.from_file(str(ASSET))
     drone = spec.body("drone")
     for i, angle in enumerate(np.linspace(np.pi / 2, -np.pi / 2, NUM_RAYS)):
-        turn = np.sqrt(0.5) * np.array([1, -np.sin(angle), np.cos(angle), 0])  # brings z to the ray's direction
+        turn = np.sqrt(0.5) * np.array(
+            [1, -np.sin(angle), np.cos(angle), 0]
+        )  # brings z to the ray's direction
         drone.add_site(name=f"ray{i}", size=[0.005, 0.005, 0.005], group=4, quat=turn)
         spec.add_sensor(
             name=f"ray{i}",

@@ -13,6 +13,7 @@ from envs import quadrotor as quad
 from envs.mjcf import Task, from_engine
 from gps.types import Env
 
+TEACHER, STUDENT = quad.TEACHER, quad.STUDENT
 TILE = np.array([48.0, 20.0])
 """The forest repeats with this period in x and y, m: it has no edge to flee to."""
 NEAREST = 8
@@ -79,12 +80,9 @@ def quadrotor_forest(
         )
 
     def model(context: Forest) -> Env:
+        define_plan = functools.partial(define, planning=True)
         return from_engine(
-            plan_engine,
-            functools.partial(define, planning=True),
-            default_context=context,
-            horizon=horizon,
-            name="quadrotor",
+            plan_engine, define_plan, default_context=context, horizon=horizon, name="quadrotor"
         )
 
     return from_engine(

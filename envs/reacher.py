@@ -16,6 +16,9 @@ from envs.mujoco import engine
 from gps.costs import quadratic, residual_cost
 from gps.types import Env
 
+TEACHER = {"horizon": 20, "initial_iterations": 20}
+"""Settings of `teachers.mpc` that solve the task, and of the student that learns it."""
+STUDENT = {"hidden": (128, 128)}
 ASSET = Path(__file__).parent / "assets" / "reacher.xml"
 SUBSTEPS = 2
 LINK = 0.15

@@ -30,10 +30,11 @@ def write(path: Path) -> list[str]:
 
 
 def command(config: dict[str, Any]) -> str:
-    """The `gps train` command line that makes this run again."""
+    """The `gps train` command line that makes this run again (up to where it was lengthened)."""
     words = ["gps", "train"]
-    for name in ("algorithm", "env", "seed", "iterations"):
+    for name in ("algorithm", "env", "seed"):
         words += [f"--{name}", str(config[name])]
+    words += ["--iterations", str(config["planned"])]
     for group, options in config["options"].items():
         for name, value in options.items():
             words += _flag(f"{group}.{name}".replace("_", "-"), value)

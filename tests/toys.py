@@ -78,12 +78,21 @@ def student(nu, limits, hidden: tuple[int, ...] = (4,)):
     )  # fmt: skip
 
 
-def imitate(env, make_teacher, student, rate: float = 0.1, pause: float = 0.0, mode: str | None = None):
+def imitate(
+    env,
+    make_teacher,
+    student,
+    rate: float = 0.1,
+    pause: float = 0.0,
+    mode: str | None = None,
+    iterations: int = 8,
+):
     """Gradient descent on the difference from the teacher.
 
     Args:
         rate: of the descent.
         pause: seconds of sleep per iteration.
+        iterations: for which its buffer is sized; the command line supplies it.
         mode: 'broken' raises ValueError, 'defect' a KeyError, at the second iteration.
     """
 
@@ -119,7 +128,7 @@ def imitate(env, make_teacher, student, rate: float = 0.1, pause: float = 0.0, m
         return (variables, count + 1, jax.random.fold_in(kept, count), empty), info
 
     def init(key):
-        return student.init(key, jnp.zeros(2)), 0, key, jnp.zeros((0, 3))
+        return student.init(key, jnp.zeros(2)), 0, key, jnp.zeros((iterations, 3))
 
     return Algorithm(init, step, lambda state: state[0])
 

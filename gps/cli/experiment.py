@@ -29,6 +29,8 @@ class Config(NamedTuple):
     env: str
     seed: int
     iterations: int
+    planned: int
+    """Iterations it was started for: a lengthened run keeps its algorithm's schedules and buffers."""
     options: dict[str, dict[str, Any]]
     """Keyword arguments of the `algorithm`, `env`, `teacher` and `student` factories, defaults included."""
 
@@ -56,8 +58,10 @@ def groups(algorithm: str, env: str, saved: dict[str, dict[str, Any]] | None = N
         "student": task.student,
     }
     saved = saved or {}
+    skipped = {"algorithm": (*WIRED, "iterations")}
     return {
-        name: options.options_type(factory, WIRED, saved.get(name)) for name, factory in factories.items()
+        name: options.options_type(factory, skipped.get(name, WIRED), saved.get(name))
+        for name, factory in factories.items()
     }
 
 
@@ -69,7 +73,7 @@ def scene(config: Config) -> Scene:
 def algorithm(config: Config) -> Algorithm:
     """The algorithm of a config; the same object whatever the seed."""
     chosen = json.dumps(config.options["algorithm"])
-    return _algorithm(config.algorithm, chosen, config.env, _scene_text(config))
+    return _algorithm(config.algorithm, chosen, config.planned, config.env, _scene_text(config))
 
 
 def _scene_text(config: Config) -> str:
@@ -89,10 +93,13 @@ def _scene(name: str, options_text: str) -> Scene:
 
 
 @functools.lru_cache(maxsize=4)
-def _algorithm(name: str, options_text: str, env_name: str, scene_text: str) -> Algorithm:
+def _algorithm(name: str, options_text: str, planned: int, env_name: str, scene_text: str) -> Algorithm:
     made = _scene(env_name, scene_text)
     chosen = json.loads(options_text, object_hook=_tuples)
-    return registry.algorithm_factory(name)(made.env, made.make_teacher, made.student, **chosen)
+    factory = registry.algorithm_factory(name)
+    if "iterations" in inspect.signature(factory).parameters:
+        chosen["iterations"] = planned
+    return factory(made.env, made.make_teacher, made.student, **chosen)
 
 
 def _make_teacher(factory: Callable[..., Any], chosen: dict[str, Any]) -> Callable[[Env], Teacher]:
@@ -125,10 +132,11 @@ def from_json(saved: dict[str, Any]) -> Config:
     return Config(**{name: saved[name] for name in Config._fields})
 
 
-def from_flags(parsed: Any) -> Config:
-    """The config in a parsed command line with the four option groups."""
+def from_flags(parsed: Any, saved: Config | None = None) -> Config:
+    """The config in a parsed command line with the four option groups; `saved` is the run it continues."""
     chosen = {name: options.values(getattr(parsed, f"{name}_options")) for name in GROUPS}
-    return Config(parsed.algorithm, parsed.env, parsed.seed, parsed.iterations, chosen)
+    planned = saved.planned if saved else parsed.iterations
+    return Config(parsed.algorithm, parsed.env, parsed.seed, parsed.iterations, planned, chosen)
 
 
 def _tuples(chosen: dict[str, Any]) -> dict[str, Any]:

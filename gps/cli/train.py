@@ -58,7 +58,7 @@ def main(arguments: Sequence[str], console: Console) -> None:
     groups = experiment.groups(**names, saved=saved.options if saved and _same(saved, names) else None)
     made = options.grouped("Flags", _with_defaults(saved), groups)
     flags = options.parse(made, arguments, "gps train", DESCRIPTION)
-    config = experiment.from_flags(flags)
+    config = experiment.from_flags(flags, saved)
     _check(flags)
     if saved is not None:
         _check_same(config, saved)

@@ -54,7 +54,7 @@ def config(algorithm: Variant, env: Variant, seed: int, iterations: int) -> Conf
             known = [*chosen["env"], "teacher.", "student."] if group not in chosen else chosen[group]
             raise UsageError(f"{variant.name} has no option {name or group!r}{suggest(name, known)}")
         chosen[group][name] = list(value) if isinstance(value, tuple) else value
-    return Config(algorithm.name, env.name, seed, iterations, chosen)
+    return Config(algorithm.name, env.name, seed, iterations, iterations, chosen)
 
 
 def slug(text: str) -> str:

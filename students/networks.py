@@ -93,7 +93,7 @@ def mlp(
     def apply(variables: tuple[PyTree, Moments], obs: PyTree, carry: tuple) -> tuple[Gaussian, tuple]:
         params, moments = variables
         value = normalise(moments, _flatten(obs, dtype), min_std)
-        raw = network.apply({"params": params["network"]}, value)
+        raw: Any = network.apply({"params": params["network"]}, value)
         mean = clip_straight_through(centre + half * raw, low, high)
         if covariance == "labels":
             return Gaussian(mean, jax.lax.stop_gradient(params["cov"])), carry

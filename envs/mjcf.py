@@ -1,5 +1,6 @@
 """An `Env` from an MJCF model: bring the XML, a cost and a list of observations."""
 
+import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +57,8 @@ def from_mjcf(
         model: path of an MJCF file, its text, or a compiled model.
         cost: (x, u, y, t) → scalar, y the readings of all sensors (`sensor_slices` finds each).
         final_cost: (x, y) → scalar; by default the stage cost at zero control.
-        observe: names of the sensors that the student sees, or a function (x, y) → observation; all of x by default.
+        observe: names of the sensors that the student sees, or a function (x, y) → observation; by default
+            all of x.
         horizon: control steps per episode.
         substeps: engine steps per control step.
         init: key → first state; the model's default pose at rest by default.
@@ -64,7 +66,8 @@ def from_mjcf(
         name: of the task, the model's own by default.
 
     Raises:
-        ValueError: MJCF that does not compile, an unknown sensor, or a function of the wrong shape.
+        ValueError: MJCF that does not compile, an unknown sensor, a function of the wrong shape, or a cost
+            that is not finite at the first state.
         FileNotFoundError: there is no such file.
     """
     loaded = load_model(model)
@@ -83,7 +86,9 @@ def from_mjcf(
         failed=Task._field_defaults["failed"] if failed is None else failed,
     )
     title = name or bytes(loaded.names).split(b"\0", 1)[0].decode()
-    return from_engine(sim, lambda context: task, horizon=horizon, name=title)
+    env = from_engine(sim, lambda context: task, horizon=horizon, name=title)
+    _check_first_cost(env)
+    return env
 
 
 def from_engine(
@@ -105,9 +110,11 @@ def from_engine(
         default_context: what the unbound env is bound to.
         horizon: control steps per episode.
         name: of the task.
-        dynamics: an engine of the same model without sensors that steps in place of `sim`, where costs need no
-            readings and the sensors (rays) are dear.
+        dynamics: an engine of the same model without sensors that steps in place of `sim`, where costs need
+            no readings and the sensors (rays) are dear.
     """
+    if horizon < 1:
+        raise ValueError(f"{name}: an episode needs a horizon of at least 1 control step, got {horizon}")
     limits = Limits(sim.low, sim.high)
     mover = sim if dynamics is None else dynamics
     dt = float(mover.model.opt.timestep) * mover.substeps
@@ -167,7 +174,7 @@ def from_engine(
 
 
 def load_model(model: str | Path | mujoco.MjModel) -> mujoco.MjModel:
-    """A compiled model from a path, the text of an MJCF, or itself; errors name the file and MuJoCo's reason."""
+    """A compiled model from a path, the text of an MJCF, or itself; errors name the file and the reason."""
     if isinstance(model, mujoco.MjModel):
         return model
     if isinstance(model, str) and model.lstrip().startswith("<"):
@@ -175,7 +182,9 @@ def load_model(model: str | Path | mujoco.MjModel) -> mujoco.MjModel:
     else:
         path = Path(model)
         if not path.is_file():
-            raise FileNotFoundError(f"no MJCF file at '{path}': check the path (relative to the working directory)")
+            raise FileNotFoundError(
+                f"no MJCF file at '{path}': check the path (relative to the working directory)"
+            )
         label, load = f"'{path}'", lambda: mujoco.MjModel.from_xml_path(str(path))
     try:
         return load()
@@ -200,10 +209,15 @@ def _observation(model: mujoco.MjModel, observe: Sequence[str] | Callable | None
     if callable(observe):
         return observe
     slices = sensor_slices(model)
-    unknown = [name for name in observe if name not in slices]
-    if unknown:
-        raise ValueError(f"no sensor named {unknown} in the model; it has {sorted(slices)}")
-    index = np.concatenate([np.r_[slices[name]] for name in observe])
+    names = [observe] if isinstance(observe, str) else list(observe)
+    if not names:
+        raise ValueError(f"observe names no sensor; the model has {sorted(slices)}")
+    for name in names:
+        if name not in slices:
+            close = difflib.get_close_matches(name, slices, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {sorted(slices)}"
+            raise ValueError(f"the model has no sensor named {name!r}: {hint}")
+    index = np.concatenate([np.r_[slices[name]] for name in names])
     return lambda x, y: y[index]
 
 
@@ -221,4 +235,21 @@ def _check_functions(env: Env) -> None:
     for call, (shape, evaluate) in checks.items():
         came = getattr(evaluate(), "shape", None)
         if came != shape:
-            raise ValueError(f"{env.name}: {call} must return shape {shape}, got {came}")
+            wanted = f"shape {shape}" if shape else "a scalar, shape ()"
+            raise ValueError(f"{env.name}: {call} must return {wanted}, got {came}: sum or index it")
+
+
+def _check_first_cost(env: Env) -> None:
+    """Raise where an episode would begin with a cost that is not a finite number."""
+
+    def first(key: Array) -> Array:
+        x, u = env.init(key), clip_control(jnp.zeros(env.nu), env.limits)
+        y = env.sense(x, u)
+        return jnp.stack([env.cost(x, u, y, jnp.int32(0)), env.final_cost(x, y)])
+
+    costs = jax.jit(first)(jax.random.key(0))
+    if not isinstance(costs, jax.core.Tracer) and not np.all(np.isfinite(costs)):
+        raise ValueError(
+            f"{env.name}: cost and final_cost at the first state are {costs[0]} and {costs[1]}: "
+            "both must be finite; look for a division by zero, a root or a logarithm"
+        )

@@ -73,7 +73,7 @@ def world_engines(model: mujoco.MjModel) -> tuple[Engine, Engine]:
 def flight_cost(
     speed: float, clearances: Callable[[Float[Array, " 3"]], Float[Array, " k"]], num_clearances: int
 ) -> tuple[ResidualCost, ResidualCost]:
-    """(stage, final) cost of flying along +x at `speed` m/s, clear of what `clearances` (position → [k] m) measures.
+    """(stage, final) cost of flying along +x at `speed` m/s; `clearances` is position → [k], m.
 
     Weighted squares: velocity 1, height 2, heading 2, tilt .5, body rates .1, thrust .5, clearance 60 of
     (max(0, .5 − d) / .5)²; the final cost is five times the stage cost without the thrust.
@@ -101,7 +101,7 @@ def flight_cost(
 
 
 def observe(speed: float) -> Callable[[Array, Array], Array]:
-    """(x, y) → [40]: inverse ranges, heading, up vector, velocity error and rates in the body's frame, height."""
+    """(x, y) → [40]: inverse ranges, heading, up; velocity error and rates in the body's frame; height."""
 
     def see(x: Array, y: Array) -> Array:
         ranges = y[1:]
@@ -122,7 +122,7 @@ def failed(x: Float[Array, " 13"], y: Float[Array, " 31"]) -> Array:
 
 
 def start(speed: float, lateral: float) -> Callable[..., Float[Array, " 13"]]:
-    """key → level flight at the commanded speed, height and heading, up to `lateral` m to either side."""
+    """Level flight at the commanded speed, height and heading, up to `lateral` m to either side, from a key."""
 
     def init(key: Array) -> Array:
         y0 = jax.random.uniform(key, (), minval=-lateral, maxval=lateral)

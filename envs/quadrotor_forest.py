@@ -49,8 +49,8 @@ def quadrotor_forest(
     count = round(density * float(np.prod(TILE)))
     if not 1 <= count * gap**2 * np.pi / 4 <= 0.5 * float(np.prod(TILE)):
         raise ValueError(
-            f"{count} trees {gap} m apart do not fit on {TILE[0]:.0f} m x {TILE[1]:.0f} m: lower density or gap "
-            "(density * gap² must stay below .63), or plant at least one tree"
+            f"{count} trees {gap} m apart do not fit on {TILE[0]:.0f} m x {TILE[1]:.0f} m: lower density or "
+            "gap (density * gap² must stay below .63), or plant at least one tree"
         )
     radius = radii(count)
     sees, moves = quad.world_engines(_model(count))
@@ -102,7 +102,7 @@ def radii(count: int) -> np.ndarray:
 
 
 def sample_forest(key: Array, count: int, gap: float, tries: int = 48) -> Forest:
-    """Trees one after another at the first of `tries` places that keeps `gap` and the clearing (else the best)."""
+    """Trees, each at the first of `tries` places that keeps `gap` and the clearing, or the best of them."""
     keys = jax.random.split(key, 2)
     spots = jax.random.uniform(keys[0], (count, tries, 2)) * TILE.reshape(1, 1, 2)
     length = jax.vmap(jnp.linalg.norm)

@@ -9,7 +9,7 @@ import pytest
 import toys
 
 from gps import report
-from gps.cli import episodes, evaluate, experiment, options, progress, variants
+from gps.cli import episodes, evaluate, experiment, options, progress, summary, variants
 
 
 def made_config():
@@ -96,3 +96,9 @@ def test_the_line_shows_what_there_is():
 )  # fmt: skip
 def test_variants(text, name, given):
     assert variants.parse(text) == (name, given)
+
+
+def test_totals_are_the_last_total_or_the_sum():
+    records = [{"crashes": 2, "total_teacher_queries": 5}, {"crashes": 1, "total_teacher_queries": 9}]
+    assert summary.totals(records) == {"crashes": 3, "teacher_queries": 9}
+    assert summary.totals([]) == {}

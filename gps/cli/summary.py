@@ -13,17 +13,19 @@ from gps.cli.progress import number
 
 __all__ = ["entries", "totals", "write"]
 
-COUNTED = ("crashes", "samples", "physics_steps", "teacher_queries", "gradient_updates")
-"""Summed over the iterations of a run."""
+COUNTED = ("crashes", "samples", "simulator_steps", "physics_steps", "teacher_queries", "gradient_updates")
+"""What training costs: the last `total_NAME` of a run, or the sum of NAME over its iterations."""
 
 
 def totals(records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """What training cost: sums of the counted metrics."""
-    return {
-        name: sum(record[name] or 0 for record in records)
-        for name in COUNTED
-        if any(name in record for record in records)
-    }
+    """What training cost, as far as the algorithm counts it."""
+    found = {}
+    for name in COUNTED:
+        if records and records[-1].get(f"total_{name}") is not None:
+            found[name] = records[-1][f"total_{name}"]
+        elif any(name in record for record in records):
+            found[name] = sum(record.get(name) or 0 for record in records)
+    return found
 
 
 def entries(

@@ -33,6 +33,8 @@ RANGE = 8.0
 CONTROL_DT = 0.05
 SAFE_DISTANCE = 0.5
 """Clearance below which the flight cost pushes away, m."""
+WEIGHTS = (1.0, 2.0, 2.0, 0.5, 0.1, 60.0)
+"""Of the flight cost: velocity, height, heading, tilt, body rates, clearance."""
 
 
 def world(add_obstacles: Callable[[mujoco.MjSpec], None]) -> mujoco.MjModel:
@@ -75,11 +77,10 @@ def flight_cost(
 ) -> tuple[ResidualCost, ResidualCost]:
     """(stage, final) cost of flying along +x at `speed` m/s; `clearances` is position → [k], m.
 
-    Weighted squares: velocity 1, height 2, heading 2, tilt .5, body rates .1, thrust .5, clearance 60 of
-    (max(0, .5 − d) / .5)²; the final cost is five times the stage cost without the thrust.
+    Squares weighted by `WEIGHTS`, thrust by .5, and as clearance (max(0, .5 − d) / .5)²; the final cost is five
+    times the stage cost without the thrust.
     """
     sizes = (3, 1, 1, 2, 3, num_clearances)
-    weights = (1.0, 2.0, 2.0, 0.5, 0.1, 60.0)
     norms = (quadratic,) * len(sizes)
 
     def flight(x: Array) -> Array:
@@ -93,7 +94,7 @@ def flight_cost(
     def stage(x: Array, u: Array, y: Array, t: Array) -> Array:
         return jnp.concatenate([flight(x), u - HOVER])
 
-    double = tuple(2 * w for w in weights)
+    double = tuple(2 * w for w in WEIGHTS)
     return (
         residual_cost(stage, (*double, 1.0), (*norms, quadratic), (*sizes, 4)),
         residual_cost(lambda x, y: flight(x), tuple(5 * w for w in double), norms, sizes),
@@ -122,7 +123,7 @@ def failed(x: Float[Array, " 13"], y: Float[Array, " 31"]) -> Array:
 
 
 def start(speed: float, lateral: float) -> Callable[..., Float[Array, " 13"]]:
-    """Level flight at the commanded speed, height and heading, up to `lateral` m to either side, from a key."""
+    """Level flight at the commanded speed, height and heading, at most `lateral` m to either side."""
 
     def init(key: Array) -> Array:
         y0 = jax.random.uniform(key, (), minval=-lateral, maxval=lateral)

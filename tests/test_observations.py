@@ -1,0 +1,153 @@
+"""Observation wrappers against plain NumPy loops over the observations they wrap."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from envs.observations import delay, dropout, history, noise, subset
+from gps.plant import plant
+from gps.types import Observer
+
+STEPS = 40
+RNG = np.random.default_rng(5)
+XS = RNG.normal(size=(STEPS, 3))
+
+
+def scene():
+    """Three numbers to see, offset by a context that `bind` sets."""
+    env = plant(
+        lambda x, u: x + jnp.concatenate([u, u[:1]]),
+        lambda x, u, y, t: jnp.sum(x**2),
+        lambda x, y: jnp.sum(x**2),
+        nx=3,
+        nu=2,
+    )
+
+    def bind(context):
+        see = Observer(lambda key: (), lambda key, memory, x, y, u_prev: (x + jnp.full(3, context), memory))
+        return env._replace(observer=see, bind=bind, planning=env)
+
+    return bind(0.0)
+
+
+ENV = scene()
+
+
+def watch(env, xs=XS, seed=0):
+    """Observations along `xs` from the start of an episode."""
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+
+    def look(memory, knot):
+        x, key = knot
+        obs, memory = env.observer.observe(key, memory, x, jnp.zeros(0, x.dtype), jnp.zeros(2, x.dtype))
+        return memory, obs
+
+    keys = jax.random.split(step_key, len(xs))
+    return jax.jit(lambda x: jax.lax.scan(look, env.observer.init(init_key), (x, keys))[1])(jnp.asarray(xs))
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_history_is_the_last_n_oldest_first(n):
+    expected = [[XS[max(0, t - n + 1 + i)] for i in range(n)] for t in range(STEPS)]
+    np.testing.assert_array_equal(watch(history(ENV, n)), expected)
+
+
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_delay_shows_the_past(steps):
+    np.testing.assert_array_equal(watch(delay(ENV, steps)), [XS[max(0, t - steps)] for t in range(STEPS)])
+
+
+def test_dropout_repeats_what_came_through():
+    seen = np.asarray(watch(dropout(ENV, 0.4), np.arange(6000.0).reshape(2000, 3)))
+    new = seen[:, 0] == 3.0 * np.arange(2000)
+    np.testing.assert_array_equal(seen[1:][~new[1:]], seen[:-1][~new[1:]])
+    assert new[0] and abs(new.mean() - 0.6) < 4 * np.sqrt(0.24 / 2000)
+    np.testing.assert_array_equal(watch(dropout(ENV, 0.0)), XS)
+    np.testing.assert_array_equal(watch(dropout(ENV, 1.0)), np.repeat(XS[:1], STEPS, axis=0))
+
+
+def test_noise_has_its_standard_deviation():
+    xs, std = np.zeros((4000, 3)), np.array([0.1, 1.0, 0.0])
+    seen = np.asarray(watch(noise(ENV, std), xs))
+    np.testing.assert_allclose(seen.std(axis=0), std, rtol=4 / np.sqrt(2 * 4000), atol=0)
+    assert np.all(np.abs(seen.mean(axis=0)) <= 4 * std / np.sqrt(4000))
+    assert abs(np.corrcoef(seen[:, :2].T)[0, 1]) < 4 / np.sqrt(4000)
+    assert not np.array_equal(seen, watch(noise(ENV, std), xs, seed=1))
+    np.testing.assert_array_equal(seen, watch(noise(ENV, std), xs))
+
+
+def test_history_of_noisy_observations_keeps_each_as_it_was_seen():
+    seen = np.asarray(watch(history(noise(ENV, 0.3), 3)))
+    np.testing.assert_array_equal(seen[3:, 0], seen[1:-2, 2])
+    assert np.abs(seen[:, 2] - XS).std() > 0.1
+
+
+@pytest.mark.parametrize("select", [[2, 0], slice(1, None), lambda obs: obs[:2] * 2])
+def test_subset_of_a_vector(select):
+    expected = XS[:, :2] * 2 if callable(select) else XS[:, select]
+    np.testing.assert_array_equal(watch(subset(ENV, select)), expected)
+
+
+def named():
+    see = Observer(
+        lambda key: (), lambda key, memory, x, y, u_prev: ({"place": x[:2], "speed": x[2]}, memory)
+    )
+    return ENV._replace(observer=see)
+
+
+def test_dicts_of_observations():
+    seen = watch(history(subset(named(), ["place"]), 2))
+    assert list(seen) == ["place"]
+    np.testing.assert_array_equal(seen["place"][5], XS[4:6, :2])
+    with pytest.raises(ValueError, match="did you mean 'speed'"):
+        subset(named(), ["sped"])
+    noisy = watch(noise(named(), 0.1))
+    assert np.std(noisy["speed"] - XS[:, 2]) > 0.05 and np.std(noisy["place"] - XS[:, :2]) > 0.05
+
+
+WRAPPERS = {
+    "history": functools.partial(history, n=3),
+    "delay": functools.partial(delay, steps=2),
+    "dropout": functools.partial(dropout, rate=0.3),
+    "noise": functools.partial(noise, std=0.1),
+    "subset": functools.partial(subset, select=[0, 2]),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_wrappers_survive_bind_and_leave_the_rest_alone(name):
+    wrap = WRAPPERS[name]
+    env = wrap(wrap(ENV)) if name != "subset" else wrap(ENV)
+    untouched = [field for field in env._fields if field not in ("observer", "bind")]
+    assert all(getattr(env, field) is getattr(ENV, field) for field in untouched)
+    by_context = jax.vmap(lambda context: watch(env.bind(context)))(jnp.array([0.0, 7.0]))
+    np.testing.assert_allclose(by_context[0] + 7.0, by_context[1], atol=1e-12)
+    np.testing.assert_allclose(watch(env), by_context[0], atol=1e-12)
+    np.testing.assert_array_equal(watch(env.bind(0.0).bind(7.0)), by_context[1])
+
+
+@pytest.mark.parametrize("name", WRAPPERS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_wrappers_keep_the_dtype(name, dtype):
+    assert watch(WRAPPERS[name](ENV), XS.astype(dtype)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("wrap", "says"),
+    [
+        (lambda: history(ENV, 0), "history needs n >= 1, came 0"),
+        (lambda: delay(ENV, -1), "delay needs steps >= 0"),
+        (lambda: dropout(ENV, 1.5), "rate between 0 and 1, came 1.5"),
+        (lambda: noise(ENV, -0.1), "std >= 0"),
+        (lambda: watch(noise(ENV, [0.1, 0.2])), r"std of shape \(2,\) does not fit .* shape \(3,\)"),
+        (lambda: subset(ENV, [3]), "indices from 0 to 2 expected, came \\[3\\]"),
+        (lambda: subset(named(), [0]), "no 0"),
+        (lambda: subset(history(ENV, 2), [0]), "needs an observation that is one vector"),
+    ],
+)
+def test_bad_input_says_what_to_do(wrap, says):
+    with pytest.raises(ValueError, match=says):
+        wrap()

@@ -49,7 +49,8 @@ class Solution(NamedTuple):
     controller: LinearGaussian
     """Around `trajectory`, with Σ = Quu⁻¹."""
     Quu: Float[Array, "T nu nu"]
-    """Unregularised, like q: of the last expansion, made before the last accepted step."""
+    """Unregularised, like q: of the last expansion, made before the last accepted step.
+    Zero where it overflowed."""
     q: Float[Array, "T nu"]
     """Q(u) = ½ uᵀQuu u + qᵀu in absolute controls, at the nominal state."""
     definite: Bool[Array, " T"]
@@ -249,12 +250,17 @@ def _definite_backward(
 ) -> tuple[_State, BackwardPass]:
     """Raise μ until the backward pass goes through, or μ is at its largest."""
 
-    def raise_mu(carry: tuple) -> tuple:
-        mu, growth = _raise(carry[0], carry[1], schedule)
-        return mu, growth, sweep(mu)
+    def again(carry: tuple) -> tuple:
+        mu, growth, _, first = carry
+        up = _raise(mu, growth, schedule)
+        mu, growth = jnp.where(first, mu, up[0]), jnp.where(first, growth, up[1])
+        return mu, growth, sweep(mu), jnp.asarray(False)
 
-    carry = (state.mu, state.growth, sweep(state.mu))
-    mu, growth, back = jax.lax.while_loop(lambda c: ~c[2].ok & (c[0] < schedule[2]), raise_mu, carry)
+    def failing(carry: tuple) -> Array:
+        return carry[3] | (~carry[2].ok & (carry[0] < schedule[2]))
+
+    start = (state.mu, state.growth, state.back, jnp.asarray(True))
+    mu, growth, back, _ = jax.lax.while_loop(failing, again, start)
     return state._replace(mu=mu, growth=growth), back
 
 
@@ -351,13 +357,15 @@ def _first_state(env: Env, plan: Trajectory, mu: Array, iterations: int) -> _Sta
 
 def _solution(state: _State, regularise: Regularise) -> Solution:
     plan, back = state.trajectory, state.back
-    cov, definite = control_covariance(back.Quu, state.B, state.mu, regularise)
     q = back.Qu - jnp.einsum("tij,tj->ti", back.Quu, state.nominal)
+    finite = jnp.all(jnp.isfinite(back.Quu), axis=(1, 2)) & jnp.all(jnp.isfinite(q), axis=1)
+    Quu, q = jnp.where(finite[:, None, None], back.Quu, 0), jnp.where(finite[:, None], q, 0)
+    cov, definite = control_covariance(Quu, state.B, state.mu, regularise)
     status = jnp.where(state.status == SolveStatus.RUNNING, SolveStatus.MAX_ITERATIONS, state.status)
     return Solution(
         trajectory=plan,
         controller=LinearGaussian(plan.xs[:-1], plan.us, back.K, cov),
-        Quu=back.Quu,
+        Quu=Quu,
         q=q,
         definite=definite,
         cost=state.cost,

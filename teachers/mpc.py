@@ -60,7 +60,9 @@ def mpc(
 
     def blank(x0: Array) -> LinearGaussian:
         u = jnp.zeros(env.nu, x0.dtype) if start is None else jnp.asarray(start, x0.dtype)
-        return open_loop(model, x0, jnp.broadcast_to(clip_control(u, model.limits)[None], (T, env.nu)))
+        return open_loop(
+            model, jnp.nan_to_num(x0), jnp.broadcast_to(clip_control(u, model.limits)[None], (T, env.nu))
+        )
 
     def init(key: Array, x0: Float[Array, " nx"]) -> MPCState:
         plan = blank(x0)

@@ -177,7 +177,10 @@ def test_box_qp_against_lbfgsb(size):
         H, g = G @ G.T + 0.05 * np.eye(size), 2 * rng.normal(size=size)
         low, high = -rng.uniform(0.0, 1, size), rng.uniform(0.0, 1, size)
         qp = solve(H, g, low, high)
-        f = lambda x, H=H, g=g: (0.5 * x @ H @ x + g @ x, H @ x + g)
+
+        def f(x, H=H, g=g):
+            return 0.5 * x @ H @ x + g @ x, H @ x + g
+
         box = list(zip(low, high, strict=True))
         best = minimize(f, np.zeros(size), jac=True, bounds=box, options={"ftol": 1e-15, "gtol": 1e-12})
         assert qp.ok
@@ -191,7 +194,10 @@ def test_box_qp_against_lbfgsb(size):
 def test_float32_and_batches():
     dynamics, cost = problem(dtype=np.float32)
     limits = Limits(np.full(m, -0.3), np.full(m, 0.3))
-    run = lambda *a: backward(*a, 1e-3, limits=limits)
+
+    def run(*model):
+        return backward(*model, 1e-3, limits=limits)
+
     short = jax.jit(run)(dynamics, cost)
     assert {leaf.dtype for leaf in short[:6]} == {jnp.dtype("float32")}
     pair = jax.tree.map(lambda *a: jnp.stack(a), problem(0), problem(7))

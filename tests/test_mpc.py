@@ -1,0 +1,114 @@
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import known_answers
+import numpy as np
+import pytest
+
+from gps.plant import plant
+from teachers.ilqr import SolveStatus, ilqr
+from teachers.mpc import mpc
+
+ENV, X0, _ = known_answers.crocoddyl_cartpole()
+KEY = jax.random.key(0)
+
+
+def drive(teacher, env, x0, steps, push=0.0):
+    """Closed loop with a constant disturbance of the state."""
+
+    def advance(carry, t):
+        x, state = carry
+        action, state = teacher.act(KEY, state, x, t)
+        x_next, _ = env.step(x, action.dist.mean)
+        return (x_next + push, state), (x_next, action)
+
+    (_, _), rows = jax.lax.scan(advance, (x0, teacher.init(KEY, x0)), jnp.arange(steps))
+    return rows
+
+
+@cache
+def runner(push, feedback=True):
+    def planner(env, **settings):
+        inner = ilqr(env, **settings)
+        if feedback:
+            return inner
+        return inner._replace(solve=lambda x, plan, *a: inner.solve(x, plan.us, *a))
+
+    teacher = mpc(ENV, horizon=30, planner=planner)
+    return jax.jit(lambda x0: drive(teacher, ENV, x0, 80, push))
+
+
+def test_balances_the_cartpole_under_a_push():
+    xs, action = runner(0.002)(jnp.asarray(X0))
+    upright = np.cos(np.array(xs)[-20:, 1])
+    assert np.all(upright > 0.99) and np.all(np.array(action.status) == 0)
+    np.testing.assert_allclose(np.array(action.dist.cov) * np.array(action.Quu), 1, rtol=1e-8)
+
+
+def test_mean_minimises_the_local_quadratic_once_settled():
+    _, action = runner(0.0)(jnp.asarray(X0))
+    best = -np.array(action.q)[-10:, 0] / np.array(action.Quu)[-10:, 0, 0]
+    np.testing.assert_allclose(np.array(action.dist.mean)[-10:, 0], best, atol=2e-3)
+
+
+def test_float32_and_batches():
+    run = runner(0.002)
+    xs, action = run(jnp.asarray(X0, jnp.float32))
+    assert xs.dtype == action.q.dtype == action.dist.cov.dtype == jnp.float32
+    assert np.all(np.cos(np.array(xs)[-20:, 1]) > 0.99)
+
+
+def limited(sign=1.0):
+    """The plant whose mean must stay in the box; concave where sign = −1."""
+    return plant(
+        lambda x, u: x + 0.1 * u,
+        lambda x, u, y, t: 0.1 * jnp.sum((x - 3) ** 2) + sign * 0.01 * jnp.sum(u**2),
+        lambda x, y: jnp.sum((x - 3) ** 2),
+        2,
+        2,
+        horizon=10,
+        limits=(-0.5, 0.7),
+    )
+
+
+def test_limits_start_control_and_time():
+    env = limited()
+    teacher = mpc(env, iterations=2, initial_iterations=0, start=np.array([9.0, -9.0]))
+    state = teacher.init(KEY, jnp.zeros(2))
+    np.testing.assert_allclose(state.plan.us, np.tile([0.7, -0.5], (10, 1)))
+    action, state = jax.jit(teacher.act)(KEY, state, jnp.zeros(2), 0)
+    np.testing.assert_allclose(action.dist.mean, [0.7, 0.7])
+    assert action.status == 0 and state.plan.us.shape == (10, 2)
+    timed = env._replace(
+        cost=lambda x, u, y, t: jnp.sum((u - 0.01 * t) ** 2), final_cost=lambda x, y: 0 * x[0]
+    )
+    act = jax.jit(mpc(timed).act)
+    start = mpc(timed, initial_iterations=0).init(KEY, jnp.zeros(2))
+    np.testing.assert_allclose(act(KEY, start, jnp.zeros(2), 40)[0].dist.mean, 0.4, atol=1e-5)
+
+
+def test_bad_labels_carry_a_status_and_finite_numbers():
+    planner = partial(ilqr, schedule=(0.0, 1e-9, 1e-8, 2.0), hessian="exact")
+    env = limited(-1.0)
+    env = env._replace(linearize=lambda x, u: limited().linearize(x, u)._replace(B=jnp.zeros((2, 2))))
+    for broken, x, status in (
+        (env, jnp.zeros(2), SolveStatus.NOT_PD),
+        (limited(), jnp.full(2, jnp.nan), SolveStatus.DIVERGED),
+    ):
+        teacher = mpc(broken, initial_iterations=0, planner=planner)
+        action, state = jax.jit(teacher.act)(KEY, teacher.init(KEY, jnp.zeros(2)), x, 0)
+        assert action.status == status
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(action))
+        action, _ = jax.jit(mpc(limited(), initial_iterations=0).act)(KEY, state, jnp.zeros(2), 0)
+        assert action.status == 0
+
+
+def test_planning_model_is_used_and_checked():
+    env = limited()
+    flipped = env._replace(cost=lambda x, u, y, t: jnp.sum((u - 0.3) ** 2), final_cost=lambda x, y: 0 * x[0])
+    teacher = mpc(env._replace(planning=flipped), initial_iterations=0)
+    action, _ = jax.jit(teacher.act)(KEY, teacher.init(KEY, jnp.zeros(2)), jnp.zeros(2), 0)
+    np.testing.assert_allclose(action.dist.mean, 0.3, atol=1e-5)
+    with pytest.raises(ValueError, match="planning model must share"):
+        mpc(env._replace(planning=flipped._replace(dt=0.5)))

@@ -1,8 +1,8 @@
 """The engine primitive beside a bare loop over the C engine, `mujoco.rollout` and `mjd_transitionFD`.
 
-Times are per `mj_step`, targets are on ratios of interleaved runs. The bare loop is one native call that makes
-all the steps (`substeps`), so it holds no Python; `mjd_transitionFD` is called from Python, whose loop costs under
-1 µs per knot. The models are dm_control's (`pip install .[bench]`) and a quadruped of our own.
+Times are per `mj_step`, targets are on ratios of interleaved runs. The bare loop is one native call that
+makes all the steps (`substeps`), so it holds no Python; `mjd_transitionFD` is called from Python, whose loop
+costs under 1 µs per knot. The models are dm_control's (`pip install .[bench]`) and a quadruped of our own.
 """
 
 import importlib.util

@@ -113,7 +113,7 @@ def _call(
         return floats + [jax.ShapeDtypeStruct(batch, jnp.int32)] * codes
 
     def native(*operands: Array) -> list[Array]:
-        call = jax.ffi.ffi_call(target, results(operands), vmap_method="broadcast_all")
+        call = jax.ffi.ffi_call(target, results(operands), vmap_method="expand_dims")
         # Reading the id through the handle keeps the native engine alive as long as this closure.
         return call(*operands, engine=np.int64(handle.id), **settings)
 

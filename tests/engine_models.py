@@ -81,7 +81,7 @@ def load(xml: str, integrator: str = "Euler") -> mujoco.MjModel:
 
 
 def states(model: mujoco.MjModel, n: int, seed: int = 0, spread: float = 0.3, settle: int = 0) -> tuple:
-    """n generic states x [n, nx] and controls u [n, nu] inside the limits, `settle` steps after their start."""
+    """n generic states x [n, nx], `settle` steps after their start, and controls u [n, nu] within limits."""
     rng = np.random.default_rng(seed)
     xs, us = [], []
     for _ in range(n):

@@ -1,14 +1,17 @@
 // XLA custom calls over the operations. Shapes are the caller's business (envs/calls.py).
 //
-// Leading dimensions of every operand are the batch; the calls are made with vmap_method="broadcast_all", so all
-// operands share them.
+// The calls are made with vmap_method="expand_dims": the leading dimensions of the results are the batch, those of an
+// operand are the same or, where it is shared, 1.
 #include "handlers.h"
 
 #include <xla/ffi/api/ffi.h>
 
+#include <algorithm>
+#include <deque>
 #include <exception>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "operations.h"
 
@@ -17,13 +20,39 @@ namespace {
 
 namespace ffi = xla::ffi;
 
-// The number of rows of `buffer` when each ends in `trailing` dimensions.
-int Rows(const ffi::AnyBuffer& buffer, size_t trailing) {
-  auto dims = buffer.dimensions();
-  int64_t n = 1;
-  for (size_t i = 0; i + trailing < dims.size(); ++i) n *= dims[i];
-  return static_cast<int>(n);
-}
+// The rows of each operand that the simulations of a batch use.
+class Batch {
+ public:
+  // `codes`: a result of one number per simulation.
+  explicit Batch(ffi::Result<ffi::AnyBuffer>& codes)
+      : dims_(codes->dimensions().begin(), codes->dimensions().end()), n(codes->element_count()) {}
+
+  // The operand whose rows end in `trailing` dimensions.
+  template <typename T>
+  Rows<T> Operand(const ffi::AnyBuffer& buffer, size_t trailing) {
+    const auto dims = buffer.dimensions();
+    const size_t leading = dims.size() - trailing;
+    size_t size = 1;
+    for (size_t i = leading; i < dims.size(); ++i) size *= dims[i];
+    const bool own = leading == dims_.size() && std::equal(dims_.begin(), dims_.end(), dims.begin());
+    if (own) return {buffer.typed_data<T>(), size, nullptr};
+    std::vector<int>& index = indices_.emplace_back(n, 0);
+    for (int i = 0; i < n; ++i) {
+      int rest = i, stride = 1;
+      for (size_t k = leading; k-- > 0; rest /= dims_[k], stride *= dims[k]) {
+        if (dims[k] > 1) index[i] += rest % dims_[k] * stride;
+      }
+    }
+    return {buffer.typed_data<T>(), size, index.data()};
+  }
+
+ private:
+  const std::vector<int64_t> dims_;
+  std::deque<std::vector<int>> indices_;
+
+ public:
+  const int n;
+};
 
 ffi::Error Check(const std::shared_ptr<Engine>& engine) {
   if (!engine) {
@@ -56,8 +85,6 @@ ffi::Error WithType(const ffi::AnyBuffer& buffer, F run) {
 }
 
 template <typename T>
-const T* In(const ffi::AnyBuffer& buffer) { return buffer.typed_data<T>(); }
-template <typename T>
 T* Out(ffi::Result<ffi::AnyBuffer>& buffer) { return buffer->typed_data<T>(); }
 using Ret = ffi::Result<ffi::AnyBuffer>;
 
@@ -67,8 +94,10 @@ ffi::Error StepImpl(int64_t id, int64_t nstep, ffi::AnyBuffer x, ffi::AnyBuffer 
   if (auto error = Check(engine); error.failure()) return error;
   return WithType(x, [&](auto zero) {
     using T = decltype(zero);
-    return Step<T>(*engine, Rows(x, 1), {engine.get(), int(nstep), In<T>(x), In<T>(u), In<T>(input),
-                                         Out<T>(x_next), Out<int32_t>(status)});
+    Batch batch(status);
+    return Step<T>(*engine, batch.n,
+                   {engine.get(), int(nstep), batch.Operand<T>(x, 1), batch.Operand<T>(u, 1),
+                    batch.Operand<T>(input, 1), Out<T>(x_next), Out<int32_t>(status)});
   });
 }
 
@@ -77,8 +106,10 @@ ffi::Error SenseImpl(int64_t id, ffi::AnyBuffer x, ffi::AnyBuffer u, ffi::AnyBuf
   if (auto error = Check(engine); error.failure()) return error;
   return WithType(x, [&](auto zero) {
     using T = decltype(zero);
-    return Sense<T>(*engine, Rows(x, 1), {engine.get(), In<T>(x), In<T>(u), In<T>(input), Out<T>(y),
-                                          Out<int32_t>(status)});
+    Batch batch(status);
+    return Sense<T>(*engine, batch.n,
+                    {engine.get(), batch.Operand<T>(x, 1), batch.Operand<T>(u, 1), batch.Operand<T>(input, 1),
+                     Out<T>(y), Out<int32_t>(status)});
   });
 }
 
@@ -88,9 +119,11 @@ ffi::Error LinearizeImpl(int64_t id, int64_t nstep, double eps, bool centered, f
   if (auto error = Check(engine); error.failure()) return error;
   return WithType(x, [&](auto zero) {
     using T = decltype(zero);
-    return Linearize<T>(*engine, Rows(x, 1),
-                        {engine.get(), int(nstep), eps, centered, In<T>(x), In<T>(u), In<T>(input), Out<T>(A),
-                         Out<T>(B), Out<T>(C), Out<T>(D), Out<int32_t>(status)});
+    Batch batch(status);
+    return Linearize<T>(*engine, batch.n,
+                        {engine.get(), int(nstep), eps, centered, batch.Operand<T>(x, 1), batch.Operand<T>(u, 1),
+                         batch.Operand<T>(input, 1), Out<T>(A), Out<T>(B), Out<T>(C), Out<T>(D),
+                         Out<int32_t>(status)});
   });
 }
 
@@ -103,9 +136,11 @@ ffi::Error RolloutImpl(int64_t id, int64_t nstep, ffi::AnyBuffer x0, ffi::AnyBuf
   const int horizon = static_cast<int>(dims[dims.size() - 2]);
   return WithType(x0, [&](auto zero) {
     using T = decltype(zero);
-    return Rollout<T>(*engine, Rows(x0, 1),
-                      {engine.get(), int(nstep), horizon, In<T>(x0), In<T>(xs_ref), In<T>(us_ref), In<T>(K),
-                       In<T>(noise), In<T>(input), Out<T>(xs), Out<T>(us), Out<T>(ys), Out<int32_t>(steps),
+    Batch batch(status);
+    return Rollout<T>(*engine, batch.n,
+                      {engine.get(), int(nstep), horizon, batch.Operand<T>(x0, 1), batch.Operand<T>(xs_ref, 2),
+                       batch.Operand<T>(us_ref, 2), batch.Operand<T>(K, 3), batch.Operand<T>(noise, 2),
+                       batch.Operand<T>(input, 1), Out<T>(xs), Out<T>(us), Out<T>(ys), Out<int32_t>(steps),
                        Out<int32_t>(status)});
   });
 }

@@ -144,7 +144,7 @@ template <typename T>
 void LinearizeOne(const mjModel*, mjData* d, int i, void* arg) {
   const auto& a = *static_cast<LinearizeArgs<T>*>(arg);
   const Sizes& s = a.engine->sizes;
-  const Inputs in = Load(s, i, a.x, a.u, a.input);
+  const Inputs in = Load(s, a.x[i], a.u[i], a.input[i]);
   a.status[i] = kDiverged;
   if (Bad(s, in)) return;
   const size_t sizes[4] = {size_t(s.ndx()) * s.ndx(), size_t(s.ndx()) * s.nu, size_t(s.ny) * s.ndx(),

@@ -12,7 +12,7 @@ template <typename T>
 void StepOne(const mjModel* m, mjData* d, int i, void* arg) {
   const auto& a = *static_cast<StepArgs<T>*>(arg);
   const Sizes& s = a.engine->sizes;
-  const Inputs in = Load(s, i, a.x, a.u, a.input);
+  const Inputs in = Load(s, a.x[i], a.u[i], a.input[i]);
   a.status[i] = kDiverged;
   if (Bad(s, in)) return;
   a.status[i] = kEngineError;  // stands if MuJoCo unwinds from here
@@ -27,7 +27,7 @@ template <typename T>
 void SenseOne(const mjModel* m, mjData* d, int i, void* arg) {
   const auto& a = *static_cast<SenseArgs<T>*>(arg);
   const Sizes& s = a.engine->sizes;
-  const Inputs in = Load(s, i, a.x, a.u, a.input);
+  const Inputs in = Load(s, a.x[i], a.u[i], a.input[i]);
   a.status[i] = kDiverged;
   if (Bad(s, in)) return;
   a.status[i] = kEngineError;
@@ -39,18 +39,22 @@ void SenseOne(const mjModel* m, mjData* d, int i, void* arg) {
 
 // u = clip(ū + K (x ⊖ x̄) + noise), rounded to T as it will be reported; returns whether it is a good control.
 template <typename T>
-bool ClosedLoop(const mjModel* m, const RolloutArgs<T>& a, size_t row, const double* x, double* u) {
+bool ClosedLoop(const mjModel* m, const RolloutArgs<T>& a, int i, int t, const double* x, double* u) {
   const Sizes& s = a.engine->sizes;
   double* x_ref = Scratch(kRef, s.nx());
   double* dx = Scratch(kDx, s.ndx());
-  Copy(a.xs_ref + row * s.nx(), s.nx(), x_ref);
+  Copy(a.xs_ref[i] + size_t(t) * s.nx(), s.nx(), x_ref);
   Difference(m, s, x, x_ref, dx);
-  for (int j = 0; j < s.nu; ++j) {
-    const T* K = a.K + (row * s.nu + j) * s.ndx();
-    double value = double(a.us_ref[row * s.nu + j]) + double(a.noise[row * s.nu + j]);
-    for (int k = 0; k < s.ndx(); ++k) value += double(K[k]) * dx[k];
-    u[j] = T(std::min(std::max(value, a.engine->low[j]), a.engine->high[j]));
+  const T* u_ref = a.us_ref[i] + size_t(t) * s.nu;
+  const T* noise = a.noise[i] + size_t(t) * s.nu;
+  const T* K = a.K[i] + size_t(t) * s.nu * s.ndx();
+  const int nu = s.nu, ndx = s.ndx();
+  for (int j = 0; j < nu; ++j) u[j] = double(u_ref[j]) + double(noise[j]);
+  // Over the controls inside: a sum over k would wait for each of its additions.
+  for (int k = 0; k < ndx; ++k) {
+    for (int j = 0; j < nu; ++j) u[j] += double(K[j * ndx + k]) * dx[k];
   }
+  for (int j = 0; j < nu; ++j) u[j] = T(std::min(std::max(u[j], a.engine->low[j]), a.engine->high[j]));
   return !Bad(u, s.nu);
 }
 
@@ -59,7 +63,7 @@ void RolloutOne(const mjModel* m, mjData* d, int i, void* arg) {
   const auto& a = *static_cast<RolloutArgs<T>*>(arg);
   const Sizes& s = a.engine->sizes;
   const int nx = s.nx();
-  const Inputs in = Load<T>(s, i, a.x0, nullptr, a.input);
+  const Inputs in = Load<T>(s, a.x0[i], nullptr, a.input[i]);
   T* xs = a.xs + size_t(i) * (a.horizon + 1) * nx;
   T* us = a.us + size_t(i) * a.horizon * s.nu;
   T* ys = a.ys + size_t(i) * (a.horizon + 1) * s.ny;
@@ -68,7 +72,7 @@ void RolloutOne(const mjModel* m, mjData* d, int i, void* arg) {
   SetInputs(m, d, in);
   for (int t = 0; t < a.horizon; ++t) {
     a.status[i] = kDiverged;
-    if (!ClosedLoop(m, a, size_t(i) * a.horizon + t, in.x, in.u)) return;
+    if (!ClosedLoop(m, a, i, t, in.x, in.u)) return;
     Copy(in.u, s.nu, us + size_t(t) * s.nu);
     a.status[i] = kEngineError;
     api.mj_setState(m, d, in.u, mjSTATE_CTRL);  // the warm start of the last step stays
@@ -104,7 +108,8 @@ void Hold(T* rows, int last, int n, int width) {
 
 template <typename T>
 std::string Step(Engine& engine, int n, StepArgs<T> a) {
-  Copy(a.x, size_t(n) * engine.sizes.nx(), a.x_next);
+  const size_t nx = engine.sizes.nx();
+  for (int i = 0; i < n; ++i) Copy(a.x[i], nx, a.x_next + i * nx);
   return engine.Run(n, StepOne<T>, &a);
 }
 
@@ -118,7 +123,7 @@ template <typename T>
 std::string Rollout(Engine& engine, int n, RolloutArgs<T> a) {
   const Sizes& s = engine.sizes;
   const size_t nx = s.nx(), T1 = a.horizon + 1;
-  for (size_t i = 0; i < size_t(n); ++i) Copy(a.x0 + i * nx, nx, a.xs + i * T1 * nx);
+  for (size_t i = 0; i < size_t(n); ++i) Copy(a.x0[i], nx, a.xs + i * T1 * nx);
   std::fill(a.us, a.us + size_t(n) * a.horizon * s.nu, T(0));
   std::fill(a.ys, a.ys + size_t(n) * T1 * s.ny, T(0));
   std::fill(a.steps, a.steps + n, 0);

@@ -6,20 +6,29 @@
 
 namespace gps {
 
-// Every pointer is the first row of a dense [n, …] array; the shapes named are those of one row.
+// An operand: one row per simulation, or fewer that several simulations share.
+template <typename T>
+struct Rows {
+  const T* data;
+  size_t size;       // of a row
+  const int* index;  // the row of each simulation; null where that is its own number
+  const T* operator[](int i) const { return data + size * (index ? index[i] : i); }
+};
+
+// Results are dense [n, …] arrays. The shapes named are those of one row.
 template <typename T>
 struct StepArgs {
   const Engine* engine;
   int nstep;
-  const T *x, *u, *input;  // [nx] [nu] [ninput]
-  T* x_next;               // [nx]; x itself where the step failed
+  Rows<T> x, u, input;  // [nx] [nu] [ninput]
+  T* x_next;            // [nx]; x itself where the step failed
   int32_t* status;
 };
 
 template <typename T>
 struct SenseArgs {
   const Engine* engine;
-  const T *x, *u, *input;
+  Rows<T> x, u, input;
   T* y;  // [ny]; NaN where the reading failed
   int32_t* status;
 };
@@ -30,7 +39,7 @@ struct LinearizeArgs {
   int nstep;
   double eps;
   bool centered;
-  const T *x, *u, *input;
+  Rows<T> x, u, input;
   T *A, *B, *C, *D;  // [ndx, ndx] [ndx, nu] [ny, ndx] [ny, nu]; NaN where it failed
   int32_t* status;
 };
@@ -39,10 +48,10 @@ template <typename T>
 struct RolloutArgs {
   const Engine* engine;
   int nstep, horizon;
-  const T *x0, *xs_ref, *us_ref, *K, *noise;  // [nx] [T, nx] [T, nu] [T, nu, ndx] [T, nu]
-  const T* input;
-  T *xs, *us, *ys;                            // [T+1, nx] [T, nu] [T+1, ny]; held where the rollout failed
-  int32_t *steps, *status;                    // steps made, T if nothing failed
+  Rows<T> x0, xs_ref, us_ref, K, noise;  // [nx] [T, nx] [T, nu] [T, nu, ndx] [T, nu]
+  Rows<T> input;
+  T *xs, *us, *ys;                       // [T+1, nx] [T, nu] [T+1, ny]; held where the rollout failed
+  int32_t *steps, *status;               // steps made, T if nothing failed
 };
 
 // Each returns "" or why nothing could be run; what goes wrong in one simulation is its status.

@@ -38,13 +38,13 @@ struct Inputs {
   double *x, *u, *input;
 };
 
-// Row i of the operands, in doubles; u is left zero where there is none.
+// One simulation's operands, in doubles; u is zero where there is none.
 template <typename T>
-Inputs Load(const Sizes& s, int i, const T* x, const T* u, const T* input) {
+Inputs Load(const Sizes& s, const T* x, const T* u, const T* input) {
   Inputs in{Scratch(kX, s.nx()), Scratch(kU, s.nu), s.ninput ? Scratch(kInput, s.ninput) : nullptr};
-  Copy(x + size_t(i) * s.nx(), s.nx(), in.x);
-  if (u) Copy(u + size_t(i) * s.nu, s.nu, in.u); else std::fill(in.u, in.u + s.nu, 0.0);
-  if (in.input) Copy(input + size_t(i) * s.ninput, s.ninput, in.input);
+  Copy(x, s.nx(), in.x);
+  if (u) Copy(u, s.nu, in.u); else std::fill(in.u, in.u + s.nu, 0.0);
+  if (in.input) Copy(input, s.ninput, in.input);
   return in;
 }
 

@@ -33,6 +33,7 @@ RANGE = 8.0
 CONTROL_DT = 0.05
 SAFE_DISTANCE = 0.5
 """Clearance below which the flight cost pushes away, m."""
+PLANNING_SUBSTEPS = 1
 WEIGHTS = (1.0, 2.0, 2.0, 0.5, 0.1, 60.0)
 """Of the flight cost: velocity, height, heading, tilt, body rates, clearance."""
 
@@ -60,10 +61,10 @@ def world(add_obstacles: Callable[[mujoco.MjSpec], None]) -> mujoco.MjModel:
 def planning_engine() -> Engine:
     """The drone alone, in one coarse step per control step: contacts are the cost's business."""
     spec = mujoco.MjSpec.from_file(str(ASSET))
-    spec.option.timestep = CONTROL_DT
+    spec.option.timestep = CONTROL_DT / PLANNING_SUBSTEPS
     model = spec.compile()
     model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_CONTACT)
-    return engine(model, sensors=False)
+    return engine(model, PLANNING_SUBSTEPS, sensors=False)
 
 
 def world_engines(model: mujoco.MjModel) -> tuple[Engine, Engine]:

@@ -13,7 +13,17 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from gps.types import Action, Dataset, Env, Gaussian, Status, Student, Teacher
 
-__all__ = ["TEACHER", "MIXTURE", "STUDENT", "Drive", "Steps", "as_dataset", "episodes", "student_drives", "teacher_drives"]
+__all__ = [
+    "MIXTURE",
+    "STUDENT",
+    "TEACHER",
+    "Drive",
+    "Steps",
+    "as_dataset",
+    "episodes",
+    "student_drives",
+    "teacher_drives",
+]
 
 TEACHER, STUDENT, MIXTURE = 0, 1, 2
 """Values of `Dataset.behaviour`."""
@@ -80,17 +90,17 @@ def student_drives(key: Array, settings: PyTree, action: Action | None, dist: Ga
 def episodes(
     env: Env,
     drive: Drive,
-    num_worlds: int,
     num_steps: int,
     *,
     make_teacher: Callable[[Env], Teacher] | None = None,
     student: Student | None = None,
     replace: bool = True,
     spares: int = 8,
-) -> Callable[[Key[Array, ""], PyTree, PyTree], Steps]:
-    """(key, student variables, drive's settings) → `Steps` of `num_worlds` worlds for `num_steps` control steps.
+) -> Callable[[Key[Array, " W"], PyTree, PyTree], Steps]:
+    """(keys [W], student variables, drive's settings) → `Steps` of W worlds for `num_steps` control steps.
 
-    Worlds depend on the key alone, not on who drives: the same key compares two drivers on the same worlds.
+    A world depends on its key alone, not on its neighbours or on who drives: the same keys compare two drivers in
+    the same worlds.
     With `replace`, a world that fails or reaches `env.horizon` is replaced by a fresh one, so that every row is a
     sample (each world has `spares` successors, used in turn). Without, it ends there. A teacher, where given,
     labels every state, whoever drives. Run it under `jit`.
@@ -143,16 +153,19 @@ def episodes(
         )
         return world._replace(x=x, y=y, u=u, t=world.t + 1, memory=memory, teacher=state, carry=carry), steps
 
-    def run(key: Array, variables: PyTree, settings: PyTree) -> Steps:
-        world_keys = jax.random.split(jax.random.fold_in(key, 0), (num_worlds, 1 + (spares if replace else 0)))
-        pool = jax.vmap(jax.vmap(fresh))(world_keys)
+    def run(keys: Array, variables: PyTree, settings: PyTree) -> Steps:
+        lives = 1 + (spares if replace else 0)
+        pool = jax.vmap(lambda key: jax.vmap(fresh)(jax.random.split(jax.random.fold_in(key, 0), lives)))(
+            keys
+        )
         worlds = jax.tree.map(lambda leaf: leaf[:, 0], pool)
-        step_key = jax.random.fold_in(key, 1)
+
+        def act(key: Array, world: _World, i: Array) -> tuple[_World, Steps]:
+            return advance(jax.random.fold_in(jax.random.fold_in(key, 1), i), world, variables, settings)
 
         def step(carry: tuple, i: Array) -> tuple[tuple, Steps]:
             worlds, used = carry
-            keys = jax.random.split(jax.random.fold_in(step_key, i), num_worlds)
-            moved, steps = jax.vmap(advance, in_axes=(0, 0, None, None))(keys, worlds, variables, settings)
+            moved, steps = jax.vmap(act, in_axes=(0, 0, None))(keys, worlds, i)
             over = steps.failed | (moved.t >= env.horizon)
             if not replace:
                 kept = jax.vmap(_select)(worlds.alive, moved, worlds)
@@ -161,7 +174,7 @@ def episodes(
             successors = jax.vmap(lambda lane, k: jax.tree.map(lambda leaf: leaf[k], lane))(pool, used)
             return (jax.vmap(_select)(over, successors, moved), used), steps
 
-        start = (worlds, jnp.zeros(num_worlds, jnp.int32))
+        start = (worlds, jnp.zeros(keys.shape[0], jnp.int32))
         blank = jax.eval_shape(lambda: step(start, jnp.int32(0))[1])
 
         def guarded(carry: tuple, i: Array) -> tuple[tuple, Steps]:

@@ -43,20 +43,19 @@ class Drift(NamedTuple):
 
 def evaluate(
     env: Env,
-    num_worlds: int,
     *,
     make_teacher: Callable[[Env], Teacher] | None = None,
     student: Student | None = None,
     num_steps: int | None = None,
-) -> Callable[[Key[Array, ""], PyTree], tuple[Scores, Steps]]:
-    """(key, variables) → scores and steps of the student or, if only a teacher is given, of the teacher."""
+) -> Callable[[Key[Array, " W"], PyTree], tuple[Scores, Steps]]:
+    """(keys [W], variables) → scores and steps of the student or, if only a teacher is given, of the teacher."""
     drive = teacher_drives if student is None else student_drives
     teacher = make_teacher if student is None else None
     steps = env.horizon if num_steps is None else num_steps
-    run = episodes(env, drive, num_worlds, steps, make_teacher=teacher, student=student, replace=False)
+    run = episodes(env, drive, steps, make_teacher=teacher, student=student, replace=False)
 
-    def scored(key: Array, variables: PyTree = ()) -> tuple[Scores, Steps]:
-        steps = run(key, variables, ())
+    def scored(keys: Array, variables: PyTree = ()) -> tuple[Scores, Steps]:
+        steps = run(keys, variables, ())
         return score(steps, env.dt), steps
 
     return scored
@@ -68,7 +67,9 @@ def score(steps: Steps, dt: float) -> Scores:
     failed = jnp.any(steps.failed & steps.alive, axis=0)
 
     def mean(values: Array) -> Array:
-        return jnp.sum(jnp.where(steps.alive, values, jnp.zeros_like(values)), axis=0) / jnp.maximum(lasted, 1)
+        return jnp.sum(jnp.where(steps.alive, values, jnp.zeros_like(values)), axis=0) / jnp.maximum(
+            lasted, 1
+        )
 
     return Scores(
         time=lasted * dt,
@@ -82,19 +83,16 @@ def drift(
     env: Env,
     make_teacher: Callable[[Env], Teacher],
     student: Student,
-    num_worlds: int,
     num_steps: int | None = None,
-) -> Callable[[Key[Array, ""], PyTree], Drift]:
-    """(key, variables) → the drift of the student against the teacher in the same worlds."""
+) -> Callable[[Key[Array, " W"], PyTree], Drift]:
+    """(keys [W], variables) → the drift of the student against the teacher in the same worlds."""
     length = env.horizon if num_steps is None else num_steps
 
-    def run(key: Array, variables: PyTree) -> Drift:
+    def run(keys: Array, variables: PyTree) -> Drift:
         both = []
         for drive in (teacher_drives, student_drives):
-            rolled = episodes(
-                env, drive, num_worlds, length, make_teacher=make_teacher, student=student, replace=False
-            )
-            both.append(rolled(key, variables, ()))
+            rolled = episodes(env, drive, length, make_teacher=make_teacher, student=student, replace=False)
+            both.append(rolled(keys, variables, ()))
         teacher, own = both
         together = teacher.alive & own.alive
         apart = jax.vmap(jax.vmap(env.minus))(own.x, teacher.x)

@@ -62,9 +62,7 @@ def imitation(
     its key.
     """
     _check(budget)
-    collect = episodes(
-        env, drive, budget.num_worlds, budget.num_steps, make_teacher=make_teacher, student=student
-    )
+    collect = episodes(env, drive, budget.num_steps, make_teacher=make_teacher, student=student)
     fitter = fit(
         student,
         kl(),
@@ -76,7 +74,8 @@ def imitation(
 
     @cpu_jit
     def gather(key: Array, state: ImitationState) -> tuple[Dataset, dict[str, Array]]:
-        steps = collect(key, state.fit.variables, settings(state))
+        worlds = jax.random.split(key, budget.num_worlds)
+        steps = collect(worlds, state.fit.variables, settings(state))
         return _store(state.dataset, steps), _summary(steps)
 
     @cpu_jit
@@ -84,7 +83,8 @@ def imitation(
         keys = jax.random.split(key, 3)
         obs = _example_obs(env, keys[0])
         variables = student.init(keys[1], obs)
-        example = jax.eval_shape(lambda: as_dataset(collect(key, variables, settings_at_start(variables))))
+        one = jax.random.split(key, 1)
+        example = jax.eval_shape(lambda: as_dataset(collect(one, variables, settings_at_start(variables))))
         row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), _rows(example))
         zero = jnp.int32(0)
         totals = dict.fromkeys(("crashes", "teacher_queries", "gradient_updates", "simulator_steps"), zero)
@@ -96,7 +96,7 @@ def imitation(
         blank = ImitationState(FitState(variables, (), (), ()), _no_data(env), jnp.int32(0), {})
         return settings(blank)
 
-    test = cpu_jit(lambda key, variables: evaluate(env, budget.test_worlds, student=student)(key, variables)[0])
+    test = cpu_jit(lambda keys, variables: evaluate(env, student=student)(keys, variables)[0])
 
     def init(key: Key[Array, ""]) -> ImitationState:
         return start(key)
@@ -115,7 +115,8 @@ def imitation(
         info |= {name: fit_info[name] for name in ("loss", "samples")}
         info |= {f"total_{name}": count for name, count in totals.items()}
         if budget.test_worlds:
-            scores = test(jax.random.key(_TEST_SEED), fitted.variables)
+            worlds = jax.random.split(jax.random.key(_TEST_SEED), budget.test_worlds)
+            scores = test(worlds, fitted.variables)
             info |= {"student_cost": jnp.mean(scores.cost), "student_time": jnp.mean(scores.time)}
         return ImitationState(fitted, dataset, state.iteration + 1, totals), info
 
@@ -174,7 +175,8 @@ def _summary(steps: Steps) -> dict[str, Array]:
         "refused_labels": jnp.sum(~sound),
         "engine_failures": jnp.sum(steps.status != 0),
         "driver_cost": jnp.mean(steps.cost),
-        "kl": jnp.sum(jnp.where(sound, quadratic, jnp.zeros_like(quadratic))) / jnp.maximum(jnp.sum(sound), 1),
+        "kl": jnp.sum(jnp.where(sound, quadratic, jnp.zeros_like(quadratic)))
+        / jnp.maximum(jnp.sum(sound), 1),
     }
 
 

@@ -24,17 +24,16 @@ RADIUS = 0.2
 ALTITUDE = 1.5
 """Commanded height, m."""
 HOVER = 0.5
-TEACHER = {"horizon": 18, "start": (HOVER,) * 4}
+TEACHER = {"horizon": 18, "initial_iterations": 0, "start": (HOVER,) * 4}
 """Settings of `teachers.mpc` that fly in every world, and of the student that learns it."""
-STUDENT = {"hidden": (128, 128)}
+STUDENT = {"hidden": (128, 128), "min_std": 0.1}
 NUM_RAYS = 30
 RANGE = 8.0
 """Of the laser, m."""
 CONTROL_DT = 0.05
 SAFE_DISTANCE = 0.5
 """Clearance below which the flight cost pushes away, m."""
-PLANNING_SUBSTEPS = 1
-WEIGHTS = (1.0, 2.0, 2.0, 0.5, 0.1, 60.0)
+WEIGHTS = (4.0, 2.0, 2.0, 0.5, 0.1, 60.0)
 """Of the flight cost: velocity, height, heading, tilt, body rates, clearance."""
 
 
@@ -61,10 +60,10 @@ def world(add_obstacles: Callable[[mujoco.MjSpec], None]) -> mujoco.MjModel:
 def planning_engine() -> Engine:
     """The drone alone, in one coarse step per control step: contacts are the cost's business."""
     spec = mujoco.MjSpec.from_file(str(ASSET))
-    spec.option.timestep = CONTROL_DT / PLANNING_SUBSTEPS
+    spec.option.timestep = CONTROL_DT
     model = spec.compile()
     model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_CONTACT)
-    return engine(model, PLANNING_SUBSTEPS, sensors=False)
+    return engine(model, sensors=False)
 
 
 def world_engines(model: mujoco.MjModel) -> tuple[Engine, Engine]:
@@ -121,6 +120,11 @@ def failed(x: Float[Array, " 13"], y: Float[Array, " 31"]) -> Array:
     """Contact with anything, height outside [.2, 3.5] m or a tilt beyond 72° (R33 < .3)."""
     up = quat_rotate(x[3:7], jnp.array([0.0, 0.0, 1.0], x.dtype))
     return (y[0] > 0) | (x[2] < 0.2) | (x[2] > 3.5) | (up[2] < 0.3)
+
+
+def metrics(x: Float[Array, " 13"], u: Float[Array, " 4"]) -> dict[str, Array]:
+    """Horizontal speed, and the part of it along +x, m/s."""
+    return {"speed": jnp.hypot(x[7], x[8]), "advance": x[7]}
 
 
 def start(speed: float, lateral: float) -> Callable[..., Float[Array, " 13"]]:

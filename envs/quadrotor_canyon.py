@@ -68,7 +68,7 @@ def quadrotor_canyon(
             observe=quad.observe(speed) if not planning else lambda x, y: x,
             failed=quad.failed if not planning else Task._field_defaults["failed"],
             inputs=None if planning else inputs,
-            metrics=lambda x, u: {"speed": x[7]},
+            metrics=quad.metrics,
             planning=None if planning else model(context),
         )
 

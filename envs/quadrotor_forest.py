@@ -75,7 +75,7 @@ def quadrotor_forest(
             observe=quad.observe(speed) if not planning else lambda x, y: x,
             failed=quad.failed if not planning else Task._field_defaults["failed"],
             inputs=None if planning else inputs,
-            metrics=lambda x, u: {"speed": x[7]},
+            metrics=quad.metrics,
             planning=None if planning else model(context),
         )
 
@@ -130,8 +130,8 @@ def sample_default(count: int) -> Forest:
 
 def _offset(pos: Float[Array, " 2"], tree: Float[Array, " 2"]) -> Float[Array, " 2"]:
     """From `pos` to the nearest image of a tree in the periodic forest."""
-    tile = jnp.asarray(TILE, tree.dtype)
-    return jnp.mod(tree - pos + tile / 2, tile) - tile / 2
+    tile = jnp.asarray(TILE, pos.dtype)
+    return jnp.mod(tree.astype(pos.dtype) - pos + tile / 2, tile) - tile / 2
 
 
 _offsets = jax.vmap(_offset, in_axes=(None, 0))

@@ -30,7 +30,7 @@ class Task(NamedTuple):
     failed: Callable[..., Array] = lambda x, y: jnp.asarray(False)
     """(x, y) → whether the episode has failed."""
     inputs: Callable[..., Array] | None = None
-    """x → inputs of the engine (mocap poses, applied forces); None: the model's own."""
+    """x → inputs of the engine (mocap poses, applied forces), held by `Env.linearize`; None: the model's."""
     reward: Callable[..., Array] | None = None
     """(x, u, x') → reward."""
     metrics: Callable[..., dict[str, Array]] | None = None

@@ -2,81 +2,28 @@
 
 Tassa, Erez & Todorov 2012 (regularisation schedule, line search); Tassa, Mansard & Todorov 2014
 (limits). Engine steps are the currency: a solve linearises once per accepted step, tries the full
-step in a rollout of its own, and rolls out the grid of smaller steps only where that was rejected.
-These choices are `while_loop`s of at most one turn, not `cond`s: under `vmap` a `cond` runs both of
-its branches, whereas the loop does not run at all unless some member of the batch needs it.
+step in a rollout of its own, and rolls out the grid of smaller steps only where that was rejected
+(`teachers.line_search`).
 """
 
 from collections.abc import Callable, Sequence
-from enum import IntEnum
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from gps.expand import Hessian, linearise, quadratise
-from gps.rollout import open_loop, trajectory_costs
-from gps.types import Env, Limits, LinearDynamics, LinearGaussian, QuadraticCost, Status, Trajectory
+from gps.rollout import open_loop
+from gps.types import Env, Limits, LinearDynamics, LinearGaussian, QuadraticCost, Trajectory
+from teachers.line_search import Search, line_search, simulate, total, try_steps
 from teachers.lqr import BackwardPass, Regularise, backward, control_covariance
+from teachers.solution import Solution, SolveStatus, Trace
 
 __all__ = ["ILQR", "Solution", "SolveStatus", "Trace", "ilqr"]
 
 GRID = tuple(float(alpha) for alpha in 0.5 ** np.arange(1, 11))
-
-
-class SolveStatus(IntEnum):
-    """How a solve ended (an int32 inside jitted programs)."""
-
-    CONVERGED = 0
-    MAX_ITERATIONS = 1
-    """Out of iterations; what was found is good as far as it goes."""
-    LINE_SEARCH_FAILED = 2
-    """No step was accepted at the largest μ: nothing is better within rounding, or derivatives are wrong."""
-    NOT_PD = 3
-    """Quu was not positive definite at the largest regularisation."""
-    DIVERGED = 4
-    """The warm start itself diverged in simulation."""
-    RUNNING = 5
-    """Never returned by a solve; in a trace: this iteration was not the last."""
-
-
-class Solution(NamedTuple):
-    """A locally optimal plan and the local model around it."""
-
-    trajectory: Trajectory
-    controller: LinearGaussian
-    """Around `trajectory`, with Σ = Quu⁻¹."""
-    Quu: Float[Array, "T nu nu"]
-    """Unregularised, like q: of the last expansion, made before the last accepted step.
-    Zero where it overflowed."""
-    q: Float[Array, "T nu"]
-    """Q(u) = ½ uᵀQuu u + qᵀu in absolute controls, at the nominal state."""
-    definite: Bool[Array, " T"]
-    """Quu is positive definite; elsewhere Σ comes from the regularised one."""
-    cost: Float[Array, ""]
-    mu: Float[Array, ""]
-    iterations: Int[Array, ""]
-    status: Int[Array, ""]
-    """A `SolveStatus`."""
-
-
-class Trace(NamedTuple):
-    """One row per iteration (backward pass and line search); zero beyond `Solution.iterations`."""
-
-    cost: Float[Array, " iterations"]
-    """After the iteration."""
-    alpha: Float[Array, " iterations"]
-    """Accepted step; 0 where none was."""
-    mu: Float[Array, " iterations"]
-    """Used in the iteration's backward pass."""
-    expected: Float[Array, " iterations"]
-    """Decrease that the quadratic model promised for `alpha`, or for the full step if none was accepted."""
-    actual: Float[Array, " iterations"]
-    gradient: Float[Array, " iterations"]
-    """mean over t of max |k| / (|u| + 1), Tassa's measure of convergence."""
-    status: Int[Array, " iterations"]
 
 
 class ILQR(NamedTuple):
@@ -104,13 +51,6 @@ class _State(NamedTuple):
     status: Array
     trace: Trace
     count: Array
-
-
-class _Search(NamedTuple):
-    trajectory: Trajectory
-    cost: Array
-    alpha: Array
-    accepted: Array
 
 
 def ilqr(
@@ -158,8 +98,8 @@ def ilqr(
         promised = -(back.linear + 0.5 * back.quadratic)
         floor = _floor(tolerance, state.cost)
         settled = (promised <= floor) & (state.mu <= 1e3 * schedule[1])
-        roll = lambda alphas: _try_steps(env, state.trajectory, back, alphas, t0)  # noqa: E731
-        tried = _line_search(roll, state, back, back.ok & ~settled, grid)
+        roll = lambda alphas: try_steps(env, state.trajectory, back, alphas, t0)  # noqa: E731
+        tried = line_search(roll, state.trajectory, state.cost, back, back.ok & ~settled, grid)
         status = _ending(state, tried, back.ok, settled, floor, schedule)
         return _record(state, tried, back, model[1].u[:T], status, schedule)._replace(B=model[0].B)
 
@@ -184,65 +124,11 @@ def ilqr(
         start = jnp.asarray(schedule[0] if mu is None else mu, x0.dtype)
         t0 = jnp.asarray(t0, jnp.int32)
         with jax.default_matmul_precision("highest"):
-            state = _first_state(env, _simulate(env, x0, controller, t0), start, iterations)
+            state = _first_state(env, simulate(env, x0, controller, t0), start, iterations)
             state = jax.lax.while_loop(lambda s: _running(s, iterations), lambda s: improve(s, t0), state)
             return _solution(state, regularise), state.trace
 
     return ILQR(T, schedule[0], solve)
-
-
-def _simulate(env: Env, x0: Array, controller: LinearGaussian, t0: Array) -> Trajectory:
-    """A rollout without noise, its costs counted from control step `t0`."""
-    plan = env.rollout(x0, controller, jnp.zeros_like(controller.us))
-    return plan._replace(costs=trajectory_costs(env.cost, env.final_cost, plan.xs, plan.us, plan.ys, t0))
-
-
-def _total(trajectory: Trajectory) -> Array:
-    """Cost of a trajectory; infinite where the simulation failed."""
-    total = jnp.sum(trajectory.costs)
-    return jnp.where((trajectory.status == Status.OK) & jnp.isfinite(total), total, jnp.inf)
-
-
-def _try_steps(env: Env, plan: Trajectory, back: BackwardPass, alphas: Array, t0: Array) -> Trajectory:
-    """Rollouts of u = clip(ū + αk + K(x ⊖ x̄)), batched over α."""
-
-    def roll(alpha: Array) -> Trajectory:
-        policy = LinearGaussian(plan.xs[:-1], plan.us + alpha * back.k, back.K, jnp.zeros_like(back.Quu))
-        return _simulate(env, plan.xs[0], policy, t0)
-
-    return jax.vmap(roll)(alphas)
-
-
-def _line_search(
-    rollouts: Callable[[Array], Trajectory],
-    state: _State,
-    back: BackwardPass,
-    wanted: Array,
-    grid: Sequence[float],
-) -> _Search:
-    """The full step, and where it is not accepted (and `wanted`) the best of the grid."""
-    dtype = state.cost.dtype
-
-    def batch(alphas: Array) -> _Search:
-        trials = rollouts(alphas)
-        costs = jax.vmap(_total)(trials)
-        expected = -(alphas * back.linear + 0.5 * alphas**2 * back.quadratic)
-        good = (state.cost - costs >= 1e-4 * expected) & (expected > 0) & jnp.isfinite(costs)
-        best = jnp.argmin(jnp.where(good, costs, jnp.inf))
-        return _Search(jax.tree.map(lambda a: a[best], trials), costs[best], alphas[best], good[best])
-
-    search = _Search(state.trajectory, state.cost, jnp.zeros((), dtype), ~wanted)
-    for alphas in ((1.0,), tuple(grid)):
-        tried = jnp.asarray(alphas, dtype)
-        search, _ = jax.lax.while_loop(
-            lambda carry: ~carry[0].accepted & carry[1],
-            lambda carry, tried=tried: (batch(tried), jnp.asarray(False)),
-            (search, jnp.asarray(True)),
-        )
-    accepted = search.accepted & wanted
-    keep = lambda new, old: jnp.where(accepted, new, old)  # noqa: E731
-    trajectory = jax.tree.map(keep, search.trajectory, state.trajectory)
-    return _Search(trajectory, keep(search.cost, state.cost), jnp.where(accepted, search.alpha, 0), accepted)
 
 
 def _definite_backward(
@@ -286,7 +172,7 @@ def _running(state: _State, iterations: int) -> Array:
 
 
 def _ending(
-    state: _State, tried: _Search, definite: Array, settled: Array, floor: Array, schedule: tuple
+    state: _State, tried: Search, definite: Array, settled: Array, floor: Array, schedule: tuple
 ) -> Int[Array, ""]:
     """The status after an iteration."""
     small = tried.accepted & (state.cost - tried.cost <= floor) & (state.mu <= 1e3 * schedule[1])
@@ -303,7 +189,7 @@ def _ending(
 
 
 def _record(
-    state: _State, tried: _Search, back: BackwardPass, nominal: Array, status: Array, schedule: tuple
+    state: _State, tried: Search, back: BackwardPass, nominal: Array, status: Array, schedule: tuple
 ) -> _State:
     """The state after an iteration, and its row in the trace."""
     alpha = jnp.where(tried.accepted, tried.alpha, 1)
@@ -349,7 +235,7 @@ def _first_state(env: Env, plan: Trajectory, mu: Array, iterations: int) -> _Sta
     )
     rows = zeros(iterations)
     trace = Trace(rows, rows, rows, rows, rows, rows, jnp.zeros(iterations, jnp.int32))
-    cost = _total(plan)
+    cost = total(plan)
     status = jnp.where(jnp.isfinite(cost), SolveStatus.RUNNING, SolveStatus.DIVERGED).astype(jnp.int32)
     one, no = jnp.ones((), plan.us.dtype), jnp.asarray(False)
     return _State(plan, cost, back, plan.us, zeros(T, env.ndx, nu), mu, one, no, status, trace, jnp.int32(0))

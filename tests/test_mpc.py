@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from gps.plant import plant
+from gps.rollout import open_loop
+from gps.types import LinearGaussian
 from teachers.ilqr import SolveStatus, ilqr
-from teachers.mpc import mpc
+from teachers.mpc import MPCState, mpc, shift
 
 ENV, X0, _ = known_answers.crocoddyl_cartpole()
 KEY = jax.random.key(0)
@@ -28,15 +30,32 @@ def drive(teacher, env, x0, steps, push=0.0):
 
 
 @cache
-def runner(push, feedback=True):
-    def planner(env, **settings):
-        inner = ilqr(env, **settings)
-        if feedback:
-            return inner
-        return inner._replace(solve=lambda x, plan, *a: inner.solve(x, plan.us, *a))
-
-    teacher = mpc(ENV, horizon=30, planner=planner)
+def runner(push):
+    teacher = mpc(ENV, horizon=30)
     return jax.jit(lambda x0: drive(teacher, ENV, x0, 80, push))
+
+
+def test_shift_keeps_the_feedback():
+    rng = np.random.default_rng(0)
+    sizes = (5, 4), (5, 2), (5, 2, 4), (5, 2, 2)
+    plan = LinearGaussian(*(jnp.asarray(rng.normal(size=size)) for size in sizes))
+    later = jax.jit(shift)(plan, jnp.arange(4.0))
+    for new, old in zip(later, plan, strict=True):
+        np.testing.assert_array_equal(new[:-1], old[1:])
+    np.testing.assert_array_equal(later.xs[-1], np.arange(4))
+    np.testing.assert_array_equal(later.us[-1], plan.us[-1])
+    assert not np.any(later.K[-1])
+
+
+def test_replanning_starts_from_the_shifted_plan():
+    teacher = mpc(ENV, horizon=30)
+    x0 = jnp.asarray(X0)
+    _, state = jax.jit(teacher.act)(
+        KEY, MPCState(open_loop(ENV, x0, jnp.zeros((30, 1))), jnp.asarray(0.0)), x0, 0
+    )
+    solution, _ = jax.jit(ilqr(ENV, 30, 1).solve)(x0, jnp.zeros((30, 1)), 0, 0.0)
+    np.testing.assert_allclose(state.plan.K[:-1], solution.controller.K[1:], rtol=1e-9)
+    assert np.max(np.abs(state.plan.K)) > 0.1
 
 
 def test_balances_the_cartpole_under_a_push():

@@ -1,0 +1,63 @@
+"""What a trajectory optimiser returns: the plan, the local model around it, how it ended and its trace."""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+from gps.types import LinearGaussian, Trajectory
+
+__all__ = ["Solution", "SolveStatus", "Trace"]
+
+
+class SolveStatus(IntEnum):
+    """How a solve ended (an int32 inside jitted programs)."""
+
+    CONVERGED = 0
+    MAX_ITERATIONS = 1
+    """Out of iterations; what was found is good as far as it goes."""
+    LINE_SEARCH_FAILED = 2
+    """No step was accepted at the largest μ: nothing is better within rounding, or derivatives are wrong."""
+    NOT_PD = 3
+    """Quu was not positive definite at the largest regularisation."""
+    DIVERGED = 4
+    """The warm start itself diverged in simulation."""
+    RUNNING = 5
+    """Never returned by a solve; in a trace: this iteration was not the last."""
+
+
+class Solution(NamedTuple):
+    """A locally optimal plan and the local model around it."""
+
+    trajectory: Trajectory
+    controller: LinearGaussian
+    """Around `trajectory`, with Σ = Quu⁻¹."""
+    Quu: Float[Array, "T nu nu"]
+    """Unregularised, like q: of the last expansion, made before the last accepted step.
+    Zero where it overflowed."""
+    q: Float[Array, "T nu"]
+    """Q(u) = ½ uᵀQuu u + qᵀu in absolute controls, at the nominal state."""
+    definite: Bool[Array, " T"]
+    """Quu is positive definite; elsewhere Σ comes from the regularised one."""
+    cost: Float[Array, ""]
+    mu: Float[Array, ""]
+    iterations: Int[Array, ""]
+    status: Int[Array, ""]
+    """A `SolveStatus`."""
+
+
+class Trace(NamedTuple):
+    """One row per iteration (backward pass and line search); zero beyond `Solution.iterations`."""
+
+    cost: Float[Array, " iterations"]
+    """After the iteration."""
+    alpha: Float[Array, " iterations"]
+    """Accepted step; 0 where none was."""
+    mu: Float[Array, " iterations"]
+    """Used in the iteration's backward pass."""
+    expected: Float[Array, " iterations"]
+    """Decrease that the quadratic model promised for `alpha`, or for the full step if none was accepted."""
+    actual: Float[Array, " iterations"]
+    gradient: Float[Array, " iterations"]
+    """mean over t of max |k| / (|u| + 1), Tassa's measure of convergence."""
+    status: Int[Array, " iterations"]

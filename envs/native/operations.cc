@@ -37,6 +37,25 @@ void SenseOne(const mjModel* m, mjData* d, int i, void* arg) {
   if (a.status[i] == kOk) ReadSensors(m, d, s, a.y + size_t(i) * s.ny);
 }
 
+// u ← u + K dx, each sum in order; four at a time, since one alone would wait for each of its additions.
+template <typename T>
+void MultiplyAdd(const T* K, const double* dx, int nu, int ndx, double* u) {
+  constexpr int kBlock = 4;
+  for (int j = 0; j < nu; j += kBlock) {
+    const int last = nu - 1 - j;
+    const T* rows[kBlock];
+    double sums[kBlock];
+    for (int b = 0; b < kBlock; ++b) {
+      rows[b] = K + (j + std::min(b, last)) * ndx;
+      sums[b] = u[j + std::min(b, last)];
+    }
+    for (int k = 0; k < ndx; ++k) {
+      for (int b = 0; b < kBlock; ++b) sums[b] += double(rows[b][k]) * dx[k];
+    }
+    for (int b = 0; b <= std::min(kBlock - 1, last); ++b) u[j + b] = sums[b];
+  }
+}
+
 // u = clip(ū + K (x ⊖ x̄) + noise), rounded to T as it will be reported; returns whether it is a good control.
 template <typename T>
 bool ClosedLoop(const mjModel* m, const RolloutArgs<T>& a, int i, int t, const double* x, double* u) {
@@ -50,12 +69,14 @@ bool ClosedLoop(const mjModel* m, const RolloutArgs<T>& a, int i, int t, const d
   const T* K = a.K[i] + size_t(t) * s.nu * s.ndx();
   const int nu = s.nu, ndx = s.ndx();
   for (int j = 0; j < nu; ++j) u[j] = double(u_ref[j]) + double(noise[j]);
-  // Over the controls inside: a sum over k would wait for each of its additions.
-  for (int k = 0; k < ndx; ++k) {
-    for (int j = 0; j < nu; ++j) u[j] += double(K[j * ndx + k]) * dx[k];
-  }
+  MultiplyAdd(K, dx, nu, ndx, u);
   for (int j = 0; j < nu; ++j) u[j] = T(std::min(std::max(u[j], a.engine->low[j]), a.engine->high[j]));
   return !Bad(u, s.nu);
+}
+
+template <typename T>
+void Prefetch(const T* data, size_t n) {
+  for (size_t k = 0; k < n; k += 64 / sizeof(T)) __builtin_prefetch(data + k);
 }
 
 template <typename T>
@@ -74,6 +95,8 @@ void RolloutOne(const mjModel* m, mjData* d, int i, void* arg) {
     a.status[i] = kDiverged;
     if (!ClosedLoop(m, a, i, t, in.x, in.u)) return;
     Copy(in.u, s.nu, us + size_t(t) * s.nu);
+    // Gains come from memory, once each: fetch the next while the engine is at work.
+    if (t + 1 < a.horizon) Prefetch(a.K[i] + size_t(t + 1) * s.nu * s.ndx(), size_t(s.nu) * s.ndx());
     a.status[i] = kEngineError;
     api.mj_setState(m, d, in.u, mjSTATE_CTRL);  // the warm start of the last step stays
     api.mj_step(m, d);

@@ -31,11 +31,7 @@ class Forest(NamedTuple):
 
 
 def quadrotor_forest(
-    density: float = 0.12,
-    speed: float = 3.0,
-    gap: float = 2.0,
-    gust: float = 0.2,
-    horizon: int = 400,
+    density: float = 0.12, speed: float = 3.0, gap: float = 2.0, gust: float = 0.2, horizon: int = 400
 ) -> Env:
     """The task.
 
@@ -101,21 +97,25 @@ def radii(count: int) -> np.ndarray:
     return 0.15 + 0.15 * ((np.arange(count) * 0.618034) % 1.0)
 
 
-def sample_forest(key: Array, count: int, gap: float, tries: int = 48) -> Forest:
+def sample_forest(key: Array, count: int, gap: float, tries: int = 512) -> Forest:
     """Trees, each at the first of `tries` places that keeps `gap` and the clearing, or the best of them."""
     keys = jax.random.split(key, 2)
-    spots = jax.random.uniform(keys[0], (count, tries, 2)) * TILE.reshape(1, 1, 2)
-    length = jax.vmap(jnp.linalg.norm)
+    spots = jax.random.uniform(keys[0], (count, tries // 16, 16, 2)) * TILE.reshape(1, 1, 1, 2)
 
     def room(spot: Array, trees: Array, planted: Array) -> Array:
-        apart = jnp.min(jnp.where(planted, length(_offsets(spot, trees)), jnp.inf))
+        square = jnp.sum(_offsets(spot, trees) ** 2, axis=1)
+        apart = jnp.sqrt(jnp.min(jnp.where(planted, square, jnp.inf)))
         return jnp.minimum(apart, jnp.linalg.norm(_offset(jnp.zeros(2), spot)) - CLEARING + gap)
 
     def plant(i: int, trees: Array) -> Array:
-        rooms = jax.vmap(room, in_axes=(0, None, None))(spots[i], trees, jnp.arange(count) < i)
-        fits = rooms >= gap
-        best = jnp.where(jnp.any(fits), jnp.argmax(fits), jnp.argmax(rooms))
-        return trees.at[i].set(spots[i, best])
+        def look(best: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            rooms = jax.vmap(room, in_axes=(0, None, None))(spots[i, best[0]], trees, jnp.arange(count) < i)
+            j = jnp.argmax(jnp.minimum(rooms, gap))
+            spot = jnp.where(rooms[j] > best[2], spots[i, best[0], j], best[1])
+            return best[0] + 1, spot, jnp.maximum(rooms[j], best[2])
+
+        searching = lambda best: (best[0] < tries // 16) & (best[2] < gap)  # noqa: E731
+        return trees.at[i].set(jax.lax.while_loop(searching, look, (0, spots[i, 0, 0], -jnp.inf))[1])
 
     trees = jax.lax.fori_loop(0, count, plant, jnp.zeros((count, 2), spots.dtype))
     return Forest(trees, quad.sample_gust(keys[1]))
@@ -131,7 +131,8 @@ def sample_default(count: int) -> Forest:
 def _offset(pos: Float[Array, " 2"], tree: Float[Array, " 2"]) -> Float[Array, " 2"]:
     """From `pos` to the nearest image of a tree in the periodic forest."""
     tile = jnp.asarray(TILE, pos.dtype)
-    return jnp.mod(tree.astype(pos.dtype) - pos + tile / 2, tile) - tile / 2
+    way = tree.astype(pos.dtype) - pos
+    return way - tile * jnp.round(way / tile)
 
 
 _offsets = jax.vmap(_offset, in_axes=(None, 0))

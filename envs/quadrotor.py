@@ -24,7 +24,7 @@ RADIUS = 0.2
 ALTITUDE = 1.5
 """Commanded height, m."""
 HOVER = 0.5
-TEACHER = {"horizon": 18, "initial_iterations": 0, "start": (HOVER,) * 4}
+TEACHER = {"horizon": 26, "initial_iterations": 0, "start": (HOVER,) * 4}
 """Settings of `teachers.mpc` that fly in every world, and of the student that learns it."""
 STUDENT = {"hidden": (128, 128), "min_std": 0.1}
 NUM_RAYS = 30
@@ -33,8 +33,8 @@ RANGE = 8.0
 CONTROL_DT = 0.05
 SAFE_DISTANCE = 0.5
 """Clearance below which the flight cost pushes away, m."""
-WEIGHTS = (4.0, 2.0, 2.0, 0.5, 0.1, 60.0)
-"""Of the flight cost: velocity, height, heading, tilt, body rates, clearance."""
+WEIGHTS = (2.0, 0.3, 1.0, 2.0, 2.0, 0.5, 0.3, 60.0)
+"""Of the flight cost: forward, sideways and climbing speed, height, heading, tilt, body rates, clearance."""
 
 
 def world(add_obstacles: Callable[[mujoco.MjSpec], None]) -> mujoco.MjModel:
@@ -80,7 +80,7 @@ def flight_cost(
     Squares weighted by `WEIGHTS`, thrust by .5, and as clearance (max(0, .5 − d) / .5)²; the final cost is five
     times the stage cost without the thrust.
     """
-    sizes = (3, 1, 1, 2, 3, num_clearances)
+    sizes = (1, 1, 1, 1, 1, 2, 3, num_clearances)
     norms = (quadratic,) * len(sizes)
 
     def flight(x: Array) -> Array:

@@ -15,7 +15,8 @@ CRANE = """<mujoco model="crane">
   <worldbody>
     <body pos="0 0 2"><joint name="rail" type="slide" axis="1 0 0"/><geom size=".1" mass="1"/>
       <body name="load"><joint name="rope" axis="0 1 0" damping=".01"/>
-        <geom type="capsule" fromto="0 0 0 0 0 -1" size=".02" mass=".3"/><site name="hook" pos="0 0 -1"/></body>
+        <geom type="capsule" fromto="0 0 0 0 0 -1" size=".02" mass=".3"/>
+        <site name="hook" pos="0 0 -1"/></body>
     </body>
   </worldbody>
   <actuator><motor name="drive" joint="rail" gear="5"/></actuator>

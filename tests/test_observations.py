@@ -104,6 +104,9 @@ def test_dicts_of_observations():
     np.testing.assert_array_equal(seen["place"][5], XS[4:6, :2])
     with pytest.raises(ValueError, match="did you mean 'speed'"):
         subset(named(), ["sped"])
+    twice = Observer(lambda key: (), lambda key, memory, x, y, u_prev: ((x, x), memory))
+    left, right = watch(noise(ENV._replace(observer=twice), 0.1))
+    assert np.abs(left - right).min() > 0
     noisy = watch(noise(named(), 0.1))
     assert np.std(noisy["speed"] - XS[:, 2]) > 0.05 and np.std(noisy["place"] - XS[:, :2]) > 0.05
 

@@ -2,7 +2,7 @@
 
 Times are per `mj_step`, targets are on ratios of interleaved runs. The bare loop is one native call that
 makes all the steps (`substeps`), so it holds no Python; `mjd_transitionFD` is called from Python, whose loop
-costs under 1 µs per knot. The models are dm_control's (`pip install .[bench]`) and a quadruped of our own.
+costs under 1 µs per knot. The models are those of dm_control's suite (`pip install .[bench]`).
 """
 
 import importlib.util
@@ -110,7 +110,7 @@ def rollouts(env: Engine, batch: int, T: int, repeats: int) -> list[Row]:
 
 def knots(name: str, target: str, fast: bool) -> list[Row]:
     """Knots per second of `linearize` on one thread, beside mjd_transitionFD from each knot's warm start."""
-    model = quadruped() if name == "quadruped" else suite(name)
+    model = suite(name)
     xs, us, warm = visited(model, KNOTS)
     ours = jax.jit(jax.vmap(engine(model, sensors=False, threads=1).linearize))
     theirs = transition_loop(model, xs, us, warm)
@@ -142,40 +142,6 @@ def transition_loop(
             mujoco.mjd_transitionFD(model, data, 1e-6, 0, A, B, None, None)
 
     return loop
-
-
-def quadruped() -> mujoco.MjModel:
-    """Four legs of three joints on a floor, standing: sixteen contact rows at rest."""
-    leg = """
-      <body pos="{x} {y} 0">
-        <joint axis="0 0 1" range="-30 30"/><geom type="capsule" size=".04" fromto="0 0 0 {dx} {dy} 0"/>
-        <body pos="{dx} {dy} 0">
-          <joint axis="{ax} {ay} 0" range="-60 60"/>
-          <geom type="capsule" size=".035" fromto="0 0 0 {dx} {dy} .05"/>
-          <body pos="{dx} {dy} .05">
-            <joint axis="{ax} {ay} 0" range="-60 60"/>
-            <geom type="capsule" size=".03" fromto="0 0 0 0 0 -.35"/>
-            <geom size=".05" pos="0 0 -.35"/>
-          </body>
-        </body>
-      </body>"""
-    legs = "".join(
-        leg.format(x=0.2 * i, y=0.15 * j, dx=0.1 * i, dy=0.1 * j, ax=-j, ay=i)
-        for i in (-1, 1)
-        for j in (-1, 1)
-    )
-    xml = f"""
-    <mujoco model="quadruped"><compiler autolimits="true"/>
-      <default><joint damping="1" armature=".01" stiffness="20"/></default>
-      <worldbody><geom type="plane" size="9 9 .1"/>
-        <body pos="0 0 .4"><freejoint/><geom type="box" size=".25 .15 .06"/>{legs}</body>
-      </worldbody></mujoco>"""
-    spec = mujoco.MjSpec.from_string(xml)
-    for i, joint in enumerate(spec.joints[1:]):
-        joint.name = f"joint{i}"
-        motor = spec.add_actuator(target=joint.name, trntype=mujoco.mjtTrn.mjTRN_JOINT)
-        motor.gear[0] = 10
-    return spec.compile()
 
 
 CASES = {name: partial(steps, name) for name in SCAN_TARGETS} | {

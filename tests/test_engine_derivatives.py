@@ -160,21 +160,17 @@ def _differences(model, x, u, eps):
     return J[:ndx, :ndx], J[:ndx, ndx:], J[ndx:, :ndx], J[ndx:, ndx:], np.array(kept), contacts
 
 
-@pytest.mark.parametrize("solver", ["CG", "PGS", "Newton with few iterations"])
+@pytest.mark.parametrize("solver", ["CG", "PGS", "CG stopped early"])
 def test_solvers_that_do_not_converge_start_every_column_at_the_nominal(solver):
     """Otherwise the difference between two warm starts, divided by eps, drowns the derivative."""
     model = load(CONTACT)
-    if solver == "CG":
-        model.opt.solver = mujoco.mjtSolver.mjSOL_CG
-    elif solver == "PGS":
-        model.opt.solver = mujoco.mjtSolver.mjSOL_PGS
-    else:
-        model.opt.iterations = 2
+    model.opt.solver = mujoco.mjtSolver.mjSOL_PGS if solver == "PGS" else mujoco.mjtSolver.mjSOL_CG
+    model.opt.iterations = 6 if solver == "CG stopped early" else 100
     xs, us = states(load(CONTACT), 4, seed=4, settle=60, spread=0.15)
     made = jax.vmap(engine(model).linearize)(xs, us)
     exact = jax.vmap(engine(load(CONTACT)).linearize)(xs, us)
     for ours, theirs in zip(made.A, exact.A, strict=True):
-        assert np.abs(ours - theirs).max() < 0.5 * np.abs(theirs).max()
+        assert np.abs(ours - theirs).max() < 0.1 * np.abs(theirs).max()
 
 
 def test_sensors_of_time_have_no_derivative():

@@ -49,6 +49,9 @@ def test_nested_vmap_scan_and_eager_calls_are_the_same_call():
     np.testing.assert_array_equal(env.step(xs[2], us[2])[0], plain[2])
     one_state = jax.vmap(env.step, in_axes=(None, 0))(xs[0], us)[0]
     np.testing.assert_array_equal(one_state, [loop(model, xs[0], u)[0] for u in us])
+    # Operands that different simulations share, along one axis or the other of a batch.
+    table = jax.vmap(jax.vmap(env.step, in_axes=(None, 0)), in_axes=(0, None))(xs[:2], us[:3])[0]
+    np.testing.assert_array_equal(table, [[loop(model, x, u)[0] for u in us[:3]] for x in xs[:2]])
     scanned = jax.jit(lambda x: jax.lax.scan(lambda x, u: (env.step(x, u)[0], None), x, us)[0])(xs[0])
     x = xs[0]
     for u in us:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from gps.rollout import clip_control
 from gps.types import Action, Dataset, Env, Gaussian, Status, Student, Teacher
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Steps",
     "as_dataset",
     "episodes",
+    "example_row",
     "student_drives",
     "teacher_drives",
 ]
@@ -28,15 +30,18 @@ __all__ = [
 TEACHER, STUDENT, MIXTURE = 0, 1, 2
 """Values of `Dataset.behaviour`."""
 
-Drive = Callable[
-    [Key[Array, ""], PyTree, Action | None, Gaussian | None, Env],
-    tuple[Float[Array, " nu"], Float[Array, ""], Int[Array, ""]],
-]
-"""(key, settings, the teacher's action, the student's distribution, env) → (u, log-probability, behaviour)."""
+Drive = Callable[..., tuple[Float[Array, " nu"], Float[Array, ""], Int[Array, ""]]]
+"""(key, settings, teacher's action, student's distribution, env) → (u, log-probability, behaviour).
+
+The action or the distribution is None where `episodes` has no teacher or no student.
+"""
 
 
 class Steps(NamedTuple):
-    """What happened, [T, worlds, …]; rows behind the end of an episode that was not replaced have `alive` False."""
+    """What happened, [T, worlds, …].
+
+    Rows behind the end of an episode that was not replaced have `alive` False, and mean nothing.
+    """
 
     obs: PyTree
     x: Float[Array, "T W nx"]
@@ -54,6 +59,8 @@ class Steps(NamedTuple):
     first: Bool[Array, "T W"]
     failed: Bool[Array, "T W"]
     """The step led to a failure (`Env.failed`, or a simulation that broke down)."""
+    truncated: Bool[Array, "T W"]
+    """The episode was cut here without failure: by `env.horizon`, or because the collection ends."""
     status: Int[Array, "T W"]
     """Of the simulation."""
     alive: Bool[Array, "T W"]
@@ -99,73 +106,28 @@ def episodes(
 ) -> Callable[[Key[Array, " W"], PyTree, PyTree], Steps]:
     """(keys [W], student variables, drive's settings) → `Steps` of W worlds for `num_steps` control steps.
 
-    A world depends on its key alone, not on its neighbours or on who drives: the same keys compare two drivers in
-    the same worlds.
-    With `replace`, a world that fails or reaches `env.horizon` is replaced by a fresh one, so that every row is a
-    sample (each world has `spares` successors, used in turn). Without, it ends there. A teacher, where given,
-    labels every state, whoever drives. Run it under `jit`.
+    A world depends on its key alone, not on its neighbours or on who drives: the same keys compare two
+    drivers in the same worlds. With `replace`, a world that fails or reaches `env.horizon` is replaced by a
+    fresh one, so that every row is a sample (each world has `spares` successors, used in turn). Without, it
+    ends there. A teacher, where given, labels every state, whoever drives. Run it under `jit`.
+
+    Raises:
+        ValueError: there is neither teacher nor student, or less than one step or spare.
     """
-    if make_teacher is None and student is None:
-        raise ValueError("episodes needs a teacher or a student, got neither")
-
-    def fresh(key: Array) -> _World:
-        context_key, init_key, memory_key, teacher_key = jax.random.split(key, 4)
-        context = env.sample_context(context_key)
-        bound = env.bind(context)
-        x = bound.init(init_key)
-        u = jnp.zeros(env.nu, x.dtype)
-        state = () if make_teacher is None else make_teacher(bound).init(teacher_key, x)
-        carry = () if student is None else student.initial_carry()
-        memory = env.observer.init(memory_key)
-        alive, t = jnp.asarray(True), jnp.int32(0)
-        return _World(context_key, context, x, bound.sense(x, u), u, t, memory, state, carry, alive)
-
-    def advance(key: Array, world: _World, variables: PyTree, settings: PyTree) -> tuple[_World, Steps]:
-        observe_key, teacher_key, drive_key = jax.random.split(key, 3)
-        bound = env.bind(world.context)
-        obs, memory = bound.observer.observe(observe_key, world.memory, world.x, world.y, world.u)
-        action, dist, state, carry = None, None, world.teacher, world.carry
-        if make_teacher is not None:
-            action, state = make_teacher(bound).act(teacher_key, world.teacher, world.x, world.t)
-        if student is not None:
-            dist, carry = student.apply(variables, obs, world.carry)
-            dist = jax.tree.map(lambda leaf: leaf.astype(world.x.dtype), dist)
-        u, log_prob, behaviour = drive(drive_key, settings, action, dist, bound)
-        u = jnp.clip(u, jnp.asarray(env.limits.low, u.dtype), jnp.asarray(env.limits.high, u.dtype))
-        x, status = bound.step(world.x, u)
-        y = bound.sense(x, u)
-        steps = Steps(
-            obs=obs,
-            x=world.x,
-            t=world.t,
-            key=world.key,
-            u=u,
-            log_prob=log_prob,
-            behaviour=behaviour,
-            action=action,
-            student_mean=None if dist is None else dist.mode(),
-            cost=bound.cost(world.x, u, bound.sense(world.x, u), world.t),
-            first=world.t == 0,
-            failed=bound.failed(x, y) | (status != Status.OK),
-            status=status,
-            alive=world.alive,
-            metrics={} if bound.metrics is None else bound.metrics(world.x, u),
-        )
-        return world._replace(x=x, y=y, u=u, t=world.t + 1, memory=memory, teacher=state, carry=carry), steps
+    _check(num_steps, make_teacher, student, spares)
+    begin, act = _begin(env, make_teacher, student), _act(env, make_teacher, student, drive)
+    lives = 1 + spares if replace else 1
 
     def run(keys: Array, variables: PyTree, settings: PyTree) -> Steps:
-        lives = 1 + (spares if replace else 0)
-        pool = jax.vmap(lambda key: jax.vmap(fresh)(jax.random.split(jax.random.fold_in(key, 0), lives)))(
-            keys
-        )
-        worlds = jax.tree.map(lambda leaf: leaf[:, 0], pool)
-
-        def act(key: Array, world: _World, i: Array) -> tuple[_World, Steps]:
-            return advance(jax.random.fold_in(jax.random.fold_in(key, 1), i), world, variables, settings)
+        birth, life = (jax.vmap(jax.random.fold_in, (0, None))(keys, purpose) for purpose in range(2))
+        pool = jax.vmap(lambda key: jax.vmap(begin)(jax.random.split(key, lives)))(birth)
 
         def step(carry: tuple, i: Array) -> tuple[tuple, Steps]:
             worlds, used = carry
-            moved, steps = jax.vmap(act, in_axes=(0, 0, None))(keys, worlds, i)
+            now = jax.vmap(jax.random.fold_in, (0, None))(life, i)
+            moved, steps = jax.vmap(act, (0, 0, None, None))(now, worlds, variables, settings)
+            in_time = (moved.t < env.horizon) & (i < num_steps - 1)
+            steps = steps._replace(truncated=~steps.failed & ~in_time)
             over = steps.failed | (moved.t >= env.horizon)
             if not replace:
                 kept = jax.vmap(_select)(worlds.alive, moved, worlds)
@@ -174,21 +136,20 @@ def episodes(
             successors = jax.vmap(lambda lane, k: jax.tree.map(lambda leaf: leaf[k], lane))(pool, used)
             return (jax.vmap(_select)(over, successors, moved), used), steps
 
-        start = (worlds, jnp.zeros(keys.shape[0], jnp.int32))
-        blank = jax.eval_shape(lambda: step(start, jnp.int32(0))[1])
-
-        def guarded(carry: tuple, i: Array) -> tuple[tuple, Steps]:
-            """`step`, or nothing at all once every episode has ended."""
-            nothing = jax.tree.map(lambda leaf: _blank(leaf), blank)
-            return jax.lax.cond(jnp.any(carry[0].alive), lambda: step(carry, i), lambda: (carry, nothing))
-
-        return jax.lax.scan(guarded, start, jnp.arange(num_steps))[1]
+        first = jax.tree.map(lambda leaf: leaf[:, 0], pool), jnp.zeros(keys.shape[0], jnp.int32)
+        return jax.lax.scan(step if replace else _until_all_end(step), first, jnp.arange(num_steps))[1]
 
     return run
 
 
 def as_dataset(steps: Steps, weight: Float[Array, "T W"] | None = None) -> Dataset:
-    """Labelled steps as rows, [T·W, …]; a label that the teacher disowns has weight 0."""
+    """Labelled steps as rows, [W·T, …], those of a world one after another.
+
+    A label that the teacher disowns has weight 0.
+
+    Raises:
+        ValueError: no teacher labelled these steps.
+    """
     action = steps.action
     if action is None:
         raise ValueError("these episodes have no teacher, hence no labels: pass make_teacher to `episodes`")
@@ -207,12 +168,128 @@ def as_dataset(steps: Steps, weight: Float[Array, "T W"] | None = None) -> Datas
         cost=steps.cost,
         first=steps.first,
         terminated=steps.failed,
-        truncated=jnp.zeros_like(steps.failed),
+        truncated=steps.truncated,
         weight=jnp.where(sound, given, jnp.zeros_like(given)),
-        next_slot=jnp.zeros(steps.t.shape, jnp.int32),
+        next_slot=jnp.zeros_like(steps.t),
     )
-    flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
+    flat = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), rows)
     return flat._replace(next_slot=jnp.int32(0))
+
+
+def example_row(env: Env, key: Key[Array, ""]) -> Dataset:
+    """One row as a dataset of `env` stores it, with weight 0: see `gps.dataset.empty`.
+
+    Observations and labels are stored in single precision; the state stays as exact as it is, to be looked
+    at again.
+    """
+    bound = env.bind(env.sample_context(key))
+    x = bound.init(key)
+    u = jnp.zeros(env.nu, x.dtype)
+    obs, _ = bound.observer.observe(key, bound.observer.init(key), x, bound.sense(x, u), u)
+    number, count, flag = jnp.float32(0), jnp.int32(0), jnp.asarray(False)
+    return Dataset(
+        obs=jax.tree.map(_single, obs),
+        x=x,
+        t=count,
+        key=key,
+        action=_single(u),
+        log_prob=number,
+        behaviour=count,
+        mean=_single(u),
+        precision=jnp.zeros((env.nu, env.nu), jnp.float32),
+        cost=number,
+        first=flag,
+        terminated=flag,
+        truncated=flag,
+        weight=number,
+        next_slot=count,
+    )
+
+
+def _begin(
+    env: Env, make_teacher: Callable[[Env], Teacher] | None, student: Student | None
+) -> Callable[[Array], _World]:
+    """Key → a world at its first control step."""
+
+    def begin(key: Array) -> _World:
+        context_key, init_key, memory_key, teacher_key = jax.random.split(key, 4)
+        context = env.sample_context(context_key)
+        bound = env.bind(context)
+        x = bound.init(init_key)
+        u = jnp.zeros(env.nu, x.dtype)
+        state = () if make_teacher is None else make_teacher(bound).init(teacher_key, x)
+        carry = () if student is None else student.initial_carry()
+        memory = bound.observer.init(memory_key)
+        alive, t = jnp.asarray(True), jnp.int32(0)
+        return _World(context_key, context, x, bound.sense(x, u), u, t, memory, state, carry, alive)
+
+    return begin
+
+
+def _act(
+    env: Env, make_teacher: Callable[[Env], Teacher] | None, student: Student | None, drive: Drive
+) -> Callable[[Array, _World, PyTree, PyTree], tuple[_World, Steps]]:
+    """(key, world, variables, settings) → the world one control step later, and what happened in between."""
+
+    def act(key: Array, world: _World, variables: PyTree, settings: PyTree) -> tuple[_World, Steps]:
+        observe_key, teacher_key, drive_key = jax.random.split(key, 3)
+        bound = env.bind(world.context)
+        obs, memory = bound.observer.observe(observe_key, world.memory, world.x, world.y, world.u)
+        action, dist, state, carry = None, None, world.teacher, world.carry
+        if make_teacher is not None:
+            action, state = make_teacher(bound).act(teacher_key, world.teacher, world.x, world.t)
+        if student is not None:
+            dist, carry = student.apply(variables, obs, world.carry)
+            dist = jax.tree.map(lambda leaf: leaf.astype(world.x.dtype), dist)
+        wanted, log_prob, behaviour = drive(drive_key, settings, action, dist, bound)
+        u, x, status = _move(bound, world.x, wanted)
+        y = bound.sense(x, u)
+        steps = Steps(
+            obs=obs,
+            x=world.x,
+            t=world.t,
+            key=world.key,
+            u=u,
+            log_prob=log_prob,
+            behaviour=behaviour,
+            action=action,
+            student_mean=None if dist is None else dist.mode(),
+            cost=bound.cost(world.x, u, bound.sense(world.x, u), world.t),
+            first=world.t == 0,
+            failed=bound.failed(x, y) | (status != Status.OK),
+            truncated=jnp.asarray(False),
+            status=status,
+            alive=world.alive,
+            metrics={} if bound.metrics is None else bound.metrics(world.x, u),
+        )
+        return world._replace(x=x, y=y, u=u, t=world.t + 1, memory=memory, teacher=state, carry=carry), steps
+
+    return act
+
+
+def _move(env: Env, x: Array, wanted: Array) -> tuple[Array, Array, Array]:
+    """(u as executed, next state, status).
+
+    A control that is not finite moves nothing and is a failure, as in `Env.rollout`.
+    """
+    finite = jnp.all(jnp.isfinite(wanted))
+    u = clip_control(jnp.where(finite, wanted, jnp.zeros_like(wanted)), env.limits)
+    x_next, status = env.step(x, u)
+    return u, jnp.where(finite, x_next, x), jnp.where(finite, status, Status.DIVERGED).astype(jnp.int32)
+
+
+def _until_all_end(step: Callable[[tuple, Array], tuple[tuple, Steps]]) -> Callable:
+    """`step`, or blank rows at no cost once every episode has ended."""
+
+    def guarded(carry: tuple, i: Array) -> tuple[tuple, Steps]:
+        rows = jax.eval_shape(lambda: step(carry, i)[1])
+        return jax.lax.cond(
+            jnp.any(carry[0].alive),
+            lambda: step(carry, i),
+            lambda: (carry, jax.tree.map(_blank, rows)),
+        )
+
+    return guarded
 
 
 def _select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
@@ -221,6 +298,20 @@ def _select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
 
 def _blank(leaf: jax.ShapeDtypeStruct) -> Array:
     """Zeros (False, key 0) of a leaf's shape: rows that no episode reached."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jnp.broadcast_to(jax.random.key(0), leaf.shape)
     return jnp.zeros(leaf.shape, leaf.dtype)
+
+
+def _single(leaf: Array) -> Array:
+    """Floating point numbers in single precision."""
+    return leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def _check(
+    num_steps: int, make_teacher: Callable[[Env], Teacher] | None, student: Student | None, spares: int
+) -> None:
+    if make_teacher is None and student is None:
+        raise ValueError("episodes needs a teacher or a student, got neither")
+    if num_steps < 1 or spares < 1:
+        raise ValueError(f"num_steps and spares must be at least 1, got {num_steps} and {spares}")

@@ -1,4 +1,4 @@
-"""What a policy is worth: time to failure, cost and figures of merit on worlds it has not seen, and its drift."""
+"""What a policy is worth on worlds it has not seen: time to failure, cost, figures of merit, drift."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from gps.episodes import Steps, episodes, student_drives, teacher_drives
 from gps.types import Env, Student, Teacher
 
-__all__ = ["Drift", "Scores", "drift", "evaluate", "score"]
+__all__ = ["Drift", "Scores", "disagreement", "drift", "evaluate", "growth", "score"]
 
 
 class Scores(NamedTuple):
@@ -21,21 +21,25 @@ class Scores(NamedTuple):
     survived: Float[Array, " W"]
     """1 where the whole episode was flown."""
     cost: Float[Array, " W"]
-    """Mean cost per step while it lasted."""
+    """Mean cost per control step while it lasted."""
     metrics: dict[str, Float[Array, " W"]]
     """Of `Env.metrics`, likewise."""
 
 
 class Drift(NamedTuple):
-    """How far the student's own states are from those it was taught on (Ross et al. 2011)."""
+    """How far the student's own states are from those of its teacher (Ross et al. 2011).
+
+    Means over the worlds that still last at t, 0 where none does.
+    """
 
     loss_on_teacher: Float[Array, " T"]
-    """½ (μ_θ − m)ᵀ Quu (μ_θ − m) along the teacher's episodes, mean over worlds that last."""
+    """`disagreement` along the teacher's episodes."""
     loss_on_student: Float[Array, " T"]
+    """`disagreement` along the student's own."""
     divergence: Float[Array, " T"]
     """‖x_student ⊖ x_teacher‖ at the same time in the same world."""
     cost_teacher: Float[Array, " T"]
-    """Sum up to t of the mean cost per step over the worlds that still last."""
+    """Of an episode of t + 1 control steps: the mean cost per step, summed up to t."""
     cost_student: Float[Array, " T"]
     alive: Int[Array, " T"]
     """Worlds in which both are still going."""
@@ -48,7 +52,11 @@ def evaluate(
     student: Student | None = None,
     num_steps: int | None = None,
 ) -> Callable[[Key[Array, " W"], PyTree], tuple[Scores, Steps]]:
-    """(keys [W], variables) → scores and steps of the student or, if only a teacher is given, of the teacher."""
+    """(keys [W], variables) → scores and steps of the student or, if only a teacher is given, of the teacher.
+
+    Raises:
+        ValueError: there is neither.
+    """
     drive = teacher_drives if student is None else student_drives
     teacher = make_teacher if student is None else None
     steps = env.horizon if num_steps is None else num_steps
@@ -67,9 +75,8 @@ def score(steps: Steps, dt: float) -> Scores:
     failed = jnp.any(steps.failed & steps.alive, axis=0)
 
     def mean(values: Array) -> Array:
-        return jnp.sum(jnp.where(steps.alive, values, jnp.zeros_like(values)), axis=0) / jnp.maximum(
-            lasted, 1
-        )
+        total = jnp.sum(jnp.where(steps.alive, values, jnp.zeros_like(values)), axis=0)
+        return total / jnp.maximum(lasted, 1)
 
     return Scores(
         time=lasted * dt,
@@ -97,26 +104,43 @@ def drift(
         together = teacher.alive & own.alive
         apart = jax.vmap(jax.vmap(env.minus))(own.x, teacher.x)
         return Drift(
-            loss_on_teacher=_mean(_loss(teacher), teacher.alive),
-            loss_on_student=_mean(_loss(own), own.alive),
+            loss_on_teacher=_mean(disagreement(teacher), teacher.alive),
+            loss_on_student=_mean(disagreement(own), own.alive),
             divergence=_mean(jnp.linalg.norm(apart, axis=-1), together),
-            cost_teacher=_cumulative(teacher),
-            cost_student=_cumulative(own),
+            cost_teacher=jnp.cumsum(_mean(teacher.cost, teacher.alive)),
+            cost_student=jnp.cumsum(_mean(own.cost, own.alive)),
             alive=jnp.sum(together, axis=1),
         )
 
     return run
 
 
-def _loss(steps: Steps) -> Float[Array, "T W"]:
+def disagreement(steps: Steps) -> Float[Array, "T W"]:
+    """½ (μ_θ − m)ᵀ Quu (μ_θ − m): what the student's mean costs more than the label.
+
+    0 where the teacher disowns its label.
+
+    Raises:
+        ValueError: the steps lack a teacher or a student.
+    """
+    if steps.action is None or steps.student_mean is None:
+        raise ValueError("disagreement takes two: pass make_teacher and student to `episodes`")
     gap = steps.student_mean - steps.action.dist.mean
-    return 0.5 * jnp.einsum("twi,twij,twj->tw", gap, steps.action.Quu, gap)
+    quadratic = 0.5 * jnp.einsum("twi,twij,twj->tw", gap, steps.action.Quu, gap)
+    return jnp.where(steps.action.status == 0, quadratic, jnp.zeros_like(quadratic))
+
+
+def growth(cost: Float[Array, " T"]) -> Float[Array, ""]:
+    """The exponent p that fits cost ∝ Tᵖ best: least-squares slope of log cost over log T, T = 1, 2, ….
+
+    2 is the worst that compounding errors do, 1 the worst of on-policy learning (Ross & Bagnell 2010). Costs
+    must be positive.
+    """
+    length = jnp.log(jnp.arange(1, cost.shape[0] + 1, dtype=cost.dtype))
+    length = length - jnp.mean(length)
+    return length @ jnp.log(cost) / (length @ length)
 
 
 def _mean(values: Float[Array, "T W"], alive: Array) -> Float[Array, " T"]:
     total = jnp.sum(jnp.where(alive, values, jnp.zeros_like(values)), axis=1)
     return total / jnp.maximum(jnp.sum(alive, axis=1), 1)
-
-
-def _cumulative(steps: Steps) -> Float[Array, " T"]:
-    return jnp.cumsum(_mean(steps.cost, steps.alive))

@@ -11,14 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree
 
 from gps import dataset as data
-from gps.episodes import Drive, Steps, as_dataset, episodes
-from gps.evaluate import evaluate
-from gps.placement import cpu_jit
+from gps.episodes import TEACHER, Drive, Steps, as_dataset, episodes, example_row
+from gps.evaluate import disagreement, evaluate
+from gps.placement import cpu_jit, student_jit
 from gps.types import Algorithm, Dataset, Env, Student, Teacher
 from students.fit import FitState, adam, fit
 from students.losses import kl
 
-__all__ = ["Budget", "ImitationState", "imitation"]
+__all__ = ["COUNTED", "Budget", "ImitationState", "imitation"]
 
 
 class Budget(NamedTuple):
@@ -38,6 +38,17 @@ class Budget(NamedTuple):
     """Worlds on which the student alone is tried after each iteration; training never sees them."""
 
 
+COUNTED = {
+    "crashes": "episodes that ended in failure while training",
+    "samples": "labelled states that the student learns from",
+    "teacher_queries": "states that the teacher was asked about, refused labels included",
+    "gradient_updates": "steps of the optimiser",
+    "simulator_steps": "control steps of `Env.dt` seconds in the simulator, while training: neither those "
+    "that the teacher plans with nor the trials on test worlds",
+}
+"""What a run spends. An iteration's info has each of them, and the sum since the start as `total_…`."""
+
+
 class ImitationState(NamedTuple):
     """All of a run."""
 
@@ -45,7 +56,7 @@ class ImitationState(NamedTuple):
     dataset: Dataset
     iteration: Int[Array, ""]
     totals: dict[str, Int[Array, ""]]
-    """Counted since the start: crashes, teacher queries, gradient updates, simulated control steps."""
+    """Of everything in `COUNTED`, since the start."""
 
 
 def imitation(
@@ -58,66 +69,44 @@ def imitation(
 ) -> Algorithm:
     """Dataset aggregation: `drive` acts with `settings`(state), the teacher labels every state met.
 
-    The student minimises KL(student ‖ teacher) over all labels so far. All randomness of an iteration comes from
-    its key.
+    The student minimises KL(student ‖ teacher) over all labels so far. All randomness of an iteration comes
+    from its key.
+
+    Raises:
+        ValueError: a budget that cannot be spent.
     """
     _check(budget)
+    optimizer = adam(budget.learning_rate, updates=budget.iterations * budget.updates)
+    fitter = fit(student, kl(), optimizer, batch_size=budget.batch_size, updates=budget.updates)
     collect = episodes(env, drive, budget.num_steps, make_teacher=make_teacher, student=student)
-    fitter = fit(
-        student,
-        kl(),
-        adam(budget.learning_rate, updates=budget.iterations * budget.updates),
-        batch_size=budget.batch_size,
-        updates=budget.updates,
-    )
-    capacity = budget.iterations * budget.num_worlds * budget.num_steps
+    improve = student_jit(fitter.run)
+    trial = _trial(env, student, budget.test_worlds)
+
+    @cpu_jit
+    def init(key: Key[Array, ""]) -> ImitationState:
+        row_key, student_key, fit_key = jax.random.split(key, 3)
+        row = example_row(env, row_key)
+        fitted = fitter.init(fit_key, student.init(student_key, row.obs))
+        dataset = data.empty(budget.iterations * budget.num_worlds * budget.num_steps, row)
+        zero = jnp.int32(0)
+        return ImitationState(fitted, dataset, zero, {name: zero for name in COUNTED})
 
     @cpu_jit
     def gather(key: Array, state: ImitationState) -> tuple[Dataset, dict[str, Array]]:
         worlds = jax.random.split(key, budget.num_worlds)
         steps = collect(worlds, state.fit.variables, settings(state))
-        return _store(state.dataset, steps), _summary(steps)
-
-    @cpu_jit
-    def start(key: Array) -> ImitationState:
-        keys = jax.random.split(key, 3)
-        obs = _example_obs(env, keys[0])
-        variables = student.init(keys[1], obs)
-        one = jax.random.split(key, 1)
-        example = jax.eval_shape(lambda: as_dataset(collect(one, variables, settings_at_start(variables))))
-        row = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), _rows(example))
-        zero = jnp.int32(0)
-        totals = dict.fromkeys(("crashes", "teacher_queries", "gradient_updates", "simulator_steps"), zero)
-        return ImitationState(
-            fitter.init(keys[2], variables), data.empty(capacity, _compact(row)), zero, totals
-        )
-
-    def settings_at_start(variables: PyTree) -> PyTree:
-        blank = ImitationState(FitState(variables, (), (), ()), _no_data(env), jnp.int32(0), {})
-        return settings(blank)
-
-    test = cpu_jit(lambda keys, variables: evaluate(env, student=student)(keys, variables)[0])
-
-    def init(key: Key[Array, ""]) -> ImitationState:
-        return start(key)
+        return data.add(state.dataset, as_dataset(steps)), _summary(steps)
 
     def step(key: Key[Array, ""], state: ImitationState) -> tuple[ImitationState, dict[str, Any]]:
         collect_key, fit_key = jax.random.split(key)
         dataset, info = gather(collect_key, state)
-        fitted, fit_info = fitter.run(fit_key, state.fit, dataset)
-        spent = {
-            "crashes": info["crashes"],
-            "teacher_queries": info["labels"],
-            "gradient_updates": fit_info["updates"],
-            "simulator_steps": info["steps"],
-        }
-        totals = {name: state.totals[name] + count.astype(jnp.int32) for name, count in spent.items()}
-        info |= {name: fit_info[name] for name in ("loss", "samples")}
-        info |= {f"total_{name}": count for name, count in totals.items()}
-        if budget.test_worlds:
-            worlds = jax.random.split(jax.random.key(_TEST_SEED), budget.test_worlds)
-            scores = test(worlds, fitted.variables)
-            info |= {"student_cost": jnp.mean(scores.cost), "student_time": jnp.mean(scores.time)}
+        fitted, fit_info = improve(fit_key, state.fit, dataset)
+        info["gradient_updates"] = fit_info["updates"]
+        totals = {name: total + int(info[name]) for name, total in state.totals.items()}
+        if info.pop("taught"):
+            info["teacher_cost"] = info["driver_cost"]
+        info |= {name: fit_info[name] for name in ("loss", "finite")}
+        info |= {f"total_{name}": count for name, count in totals.items()} | trial(fitted.variables)
         return ImitationState(fitted, dataset, state.iteration + 1, totals), info
 
     return Algorithm(init, step, lambda state: state.fit.variables)
@@ -127,56 +116,34 @@ _TEST_SEED = 0x7E57
 """The worlds of the progress display are the same in every iteration and every run."""
 
 
-def _store(dataset: Dataset, steps: Steps) -> Dataset:
-    return data.add(dataset, _compact(as_dataset(steps)))
+def _trial(env: Env, student: Student, test_worlds: int) -> Callable[[PyTree], dict[str, Array]]:
+    """Student's variables → how it does on its own in whole episodes."""
+    if not test_worlds:
+        return lambda variables: {}
 
+    @cpu_jit
+    def run(keys: Array, variables: PyTree) -> dict[str, Array]:
+        scores, _ = evaluate(env, student=student)(keys, variables)
+        return {"student_cost": jnp.mean(scores.cost), "student_time": jnp.mean(scores.time)}
 
-def _compact(rows: Dataset) -> Dataset:
-    """Observations and labels are stored in single precision; the state stays exact, to be looked at again."""
-
-    def narrow(leaf: Array) -> Array:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            return leaf
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            return jax.ShapeDtypeStruct(leaf.shape, jnp.float32)
-        return leaf.astype(jnp.float32)
-
-    narrowed = jax.tree.map(narrow, rows._replace(x=(), key=()))
-    return narrowed._replace(x=rows.x, key=rows.key)
-
-
-def _rows(example: Dataset) -> Dataset:
-    return example._replace(next_slot=jax.ShapeDtypeStruct((1,), jnp.int32))
-
-
-def _no_data(env: Env) -> Dataset:
-    """A dataset of one empty slot, enough for `settings` to be traced before there is one."""
-    fields = dict.fromkeys(Dataset._fields, ())
-    precision, weight = jnp.zeros((1, env.nu, env.nu)), jnp.zeros(1)
-    return Dataset(**(fields | {"precision": precision, "weight": weight}))
-
-
-def _example_obs(env: Env, key: Array) -> PyTree:
-    bound = env.bind(env.sample_context(key))
-    x = bound.init(key)
-    u = jnp.zeros(env.nu, x.dtype)
-    return bound.observer.observe(key, bound.observer.init(key), x, bound.sense(x, u), u)[0]
+    return lambda variables: run(jax.random.split(jax.random.key(_TEST_SEED), test_worlds), variables)
 
 
 def _summary(steps: Steps) -> dict[str, Array]:
-    """What a human wants to see of a collection."""
-    gap = steps.student_mean - steps.action.dist.mean
-    quadratic = 0.5 * jnp.einsum("twi,twij,twj->tw", gap, steps.action.Quu, gap)
+    """What a human wants to see of a collection; `taught`: the teacher alone drove."""
+    assert steps.action is not None, "collected with a teacher"
     sound = steps.action.status == 0
+    samples, asked = jnp.sum(sound), jnp.int32(steps.t.size)
     return {
         "crashes": jnp.sum(steps.failed),
-        "labels": jnp.sum(sound),
-        "steps": jnp.int32(steps.t.size),
-        "refused_labels": jnp.sum(~sound),
+        "samples": samples,
+        "teacher_queries": asked,
+        "simulator_steps": asked,
+        "refused_labels": asked - samples,
         "engine_failures": jnp.sum(steps.status != 0),
         "driver_cost": jnp.mean(steps.cost),
-        "kl": jnp.sum(jnp.where(sound, quadratic, jnp.zeros_like(quadratic)))
-        / jnp.maximum(jnp.sum(sound), 1),
+        "taught": jnp.all(steps.behaviour == TEACHER),
+        "kl": jnp.sum(disagreement(steps)) / jnp.maximum(samples, 1),
     }
 
 

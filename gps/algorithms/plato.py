@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gps.algorithms.imitation import Budget, ImitationState, imitation
-from gps.episodes import MIXTURE
+from gps.episodes import MIXTURE, teacher_drives
 from gps.gaussian import inverse_spd, symmetrise
 from gps.types import Action, Algorithm, Env, Gaussian, Student, Teacher
 from teachers.tilt import tilt
@@ -29,9 +30,9 @@ def plato(
 ) -> Algorithm:
     """Act with argmin_π J(π | x) + λ KL(π ‖ student), label with the same planner without the KL term.
 
-    The student is never executed. λ is dimensionless: the student's covariance in the KL term is the inverse of
-    the mean Quu of all labels so far. λ = 0 is behaviour cloning, λ = ∞ DAgger. The teacher drives
-    iteration 0 alone, while the student knows nothing.
+    The student is never executed. λ is dimensionless: the student's covariance in the KL term is the inverse
+    of the mean Quu of all labels so far. λ = 0 is behaviour cloning, λ = ∞ visits the states of DAgger. The
+    teacher drives iteration 0 alone, while the student knows nothing.
 
     Args:
         env: the task.
@@ -72,7 +73,10 @@ class Pull(NamedTuple):
 
 
 def adapted_drives(key: Array, pull: Pull, action: Action, dist: Gaussian, env: Env) -> tuple:
-    """The mean of π_λ, without noise."""
+    """The mean of π_λ, without noise; for λ = 0 that of the label itself, where the papers agree with BC."""
     dtype = action.q.dtype
-    adapted = tilt(action, dist, pull.lam.astype(dtype), env.limits, pull.cov.astype(dtype))
-    return adapted.mean, adapted.log_prob(adapted.mean), jnp.int32(MIXTURE)
+    lam = pull.lam.astype(dtype)
+    tilted = tilt(action, dist, lam, env.limits, pull.cov.astype(dtype))
+    adapted = tilted.mean, tilted.log_prob(tilted.mean), jnp.int32(MIXTURE)
+    teacher = teacher_drives(key, (), action, dist, env)
+    return jax.tree.map(lambda a, b: jnp.where(lam > 0, a, b), adapted, teacher)

@@ -24,7 +24,7 @@ RADIUS = 0.2
 ALTITUDE = 1.5
 """Commanded height, m."""
 HOVER = 0.5
-TEACHER = {"horizon": 26, "initial_iterations": 0, "start": (HOVER,) * 4}
+TEACHER = {"horizon": 18, "initial_iterations": 0, "start": (HOVER,) * 4}
 """Settings of `teachers.mpc` that fly in every world, and of the student that learns it."""
 STUDENT = {"hidden": (128, 128), "min_std": 0.1}
 NUM_RAYS = 30
@@ -33,7 +33,7 @@ RANGE = 8.0
 CONTROL_DT = 0.05
 SAFE_DISTANCE = 0.5
 """Clearance below which the flight cost pushes away, m."""
-WEIGHTS = (2.0, 0.3, 1.0, 2.0, 2.0, 0.5, 0.3, 60.0)
+WEIGHTS = (1.0, 0.3, 1.0, 2.0, 2.0, 0.5, 0.1, 60.0)
 """Of the flight cost: forward, sideways and climbing speed, height, heading, tilt, body rates, clearance."""
 
 

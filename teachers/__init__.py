@@ -1,1 +1,17 @@
-"""Teachers: they see the full state, and label it."""
+"""Teachers: they see the full state, and label it.
+
+    planner = teachers.ilqr(env, horizon=100)
+    solution, trace = jax.jit(planner.solve)(x0, jnp.zeros((100, env.nu)))
+
+    teacher = teachers.mpc(env, horizon=20)
+    action, state = teacher.act(key, teacher.init(key, x0), x0, 0)
+
+`env` is any `gps.types.Env`: one of `envs`, your MJCF (`envs.mjcf.from_mjcf`), or plain JAX functions
+(`gps.plant.plant`).
+"""
+
+from teachers.ilqr import ILQR, Solution, SolveStatus, Trace, ilqr
+from teachers.mpc import MPCState, mpc
+from teachers.tilt import tilt
+
+__all__ = ["ILQR", "MPCState", "Solution", "SolveStatus", "Trace", "ilqr", "mpc", "tilt"]

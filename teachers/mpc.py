@@ -1,5 +1,6 @@
 """Model-predictive control from the full state: replan at every step, with a closed-loop warm start."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,6 +13,9 @@ from gps.types import Action, Env, Gaussian, LinearGaussian, Status, Teacher
 from teachers.ilqr import ILQR, Solution, SolveStatus, ilqr
 
 __all__ = ["MPCState", "mpc", "shift"]
+
+REPLANNER = functools.partial(ilqr, grid=(0.5, 0.2, 0.05))
+"""Few step sizes: what is not found now is found at the next control step."""
 
 
 class MPCState(NamedTuple):
@@ -28,7 +32,7 @@ def mpc(
     *,
     initial_iterations: int = 50,
     start: Float[Array, " nu"] | None = None,
-    planner: Callable[..., ILQR] = ilqr,
+    planner: Callable[..., ILQR] = REPLANNER,
 ) -> Teacher:
     """The teacher that runs `iterations` of iLQR on `env.planning` (or `env`) at every control step.
 
@@ -36,7 +40,7 @@ def mpc(
     occurred (Tassa, Erez & Todorov 2012, section IV); shifting the controls alone makes the labels of
     states off the plan worthless. A replan of one iteration costs that rollout, one linearisation per
     knot, a backward pass and one rollout of the line search. Under `vmap` its grid runs for the whole
-    batch whenever one member rejects its full step: keep the planner's `grid` small for large batches.
+    batch whenever one member rejects its full step: that is why `REPLANNER`'s grid is short.
 
     `init` solves from the constant control `start` (default: the one in the limits nearest to zero) for
     `initial_iterations`, none if 0. `planner` is called as planner(model, horizon=…, iterations=…):

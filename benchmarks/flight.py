@@ -1,0 +1,86 @@
+"""PLATO, DAgger and BC on the quadrotor worlds: 5 seeds, 200 unseen worlds; the same as one `gps compare` a world.
+
+The runs are kept in runs/flight and are resumed where they were stopped. λ and all other settings were chosen on the
+worlds of training and on those of the progress display, never on the ones judged here.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.harness import Row, main
+from gps.cli import compare
+
+SEEDS = (0, 1, 2, 3, 4)
+WORLDS = 200
+
+
+class World(NamedTuple):
+    """An env as `gps compare` spells it, its algorithms, and what is promised of each."""
+
+    env: str
+    speed: float
+    algorithms: tuple[str, ...]
+    plato: str
+    """Target of PLATO's time to failure as a share of the teacher's."""
+    bc: str | None = None
+
+
+BUDGET = ("plato", "dagger", "bc")
+WORLDS_BY_NAME = {
+    "forest": World("quadrotor_forest", 3.0, BUDGET, ">= 0.95", "<= 0.6"),
+    "hard forest": World("quadrotor_forest(density=.2, speed=4., gap=1.6)", 4.0, BUDGET, ">= 0.85"),
+    "canyon": World("quadrotor_canyon", 3.0, BUDGET, ">= 0.95"),
+}
+
+
+def compared(name: str, fast: bool) -> list[dict[str, Any]]:
+    """The rows of `gps compare` for one world."""
+    flags = compare.Flags(
+        algorithms=WORLDS_BY_NAME[name].algorithms,
+        envs=(WORLDS_BY_NAME[name].env,),
+        seeds=SEEDS[:1] if fast else SEEDS,
+        iterations=1 if fast else 8,
+        episodes=2 if fast else WORLDS,
+        out=f"runs/flight{'-fast' if fast else ''}/{name.replace(' ', '-')}",
+        film=False,
+    )
+    return compare.compare(flags, Console(stderr=True))
+
+
+def case(name: str) -> Callable[[bool], list[Row]]:
+    """Figures of one world: teacher, then each algorithm's student over the seeds."""
+    world = WORLDS_BY_NAME[name]
+
+    def rows(fast: bool) -> list[Row]:
+        found = compared(name, fast)
+        teacher = found[0]["teacher"]
+        result = [
+            Row("teacher survival", teacher["survived"], "share", ">= 0.95"),
+            Row("teacher speed ÷ commanded", teacher["speed"] / world.speed, "ratio", ">= 0.9"),
+        ]
+        crashes = {a: [r["training"]["crashes"] for r in found if r["algorithm"] == a] for a in world.algorithms}
+        targets = {"plato": world.plato, "bc": world.bc}
+        for algorithm in world.algorithms:
+            runs = [row for row in found if row["algorithm"] == algorithm]
+            times = np.array([row["student"]["time_to_failure"] for row in runs]) / teacher["time_to_failure"]
+            mean = {k: float(np.mean([row["student"][k] for row in runs])) for k in ("survived", "speed")}
+            most = "<= 2" if algorithm == "plato" else None
+            result += [
+                Row(f"{algorithm} time to failure ÷ teacher's, mean", times.mean(), "ratio", targets.get(algorithm)),
+                Row(f"{algorithm} time to failure ÷ teacher's, worst seed", times.min(), "ratio"),
+                Row(f"{algorithm} survival", mean["survived"], "share"),
+                Row(f"{algorithm} speed", mean["speed"], "m/s"),
+                Row(f"{algorithm} training crashes per seed, mean", np.mean(crashes[algorithm]), "crashes"),
+                Row(f"{algorithm} training crashes, worst seed", max(crashes[algorithm]), "crashes", most),
+            ]
+        share = np.sum(crashes["plato"]) / max(1, np.sum(crashes["dagger"]))
+        return [*result, Row("plato training crashes ÷ dagger's", share, "ratio", "<= 0.2")]
+
+    return rows
+
+
+if __name__ == "__main__":
+    main("flight", {name: case(name) for name in WORLDS_BY_NAME}, seeds=SEEDS)

@@ -1,0 +1,69 @@
+"""The README's examples run as they stand, from a project that has a folder `envs` of its own where that is promised."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def example(name: str) -> str:
+    text = (ROOT / "README.md").read_text()
+    found = re.search(rf"<!-- example: {name} -->\n```python\n(.*?)```\n<!-- /example -->", text, re.S)
+    assert found, f"README.md has no example {name}"
+    return found[1]
+
+
+def run(code: str, folder: Path) -> subprocess.CompletedProcess:
+    (folder / "script.py").write_text(code)
+    path = os.pathsep.join([str(folder), str(ROOT)])
+    return subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "JAX_ENABLE_X64": "0"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_own_task_fits_in_thirty_lines_and_learns(tmp_path):
+    code = example("own_task")
+    task = code[code.index("XML =") : code.index("algorithm =")]
+    assert len(task.splitlines()) <= 30
+    done = run(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    costs = [float(line.split()[1]) for line in done.stdout.splitlines()]
+    assert len(costs) == 3
+    # The pose wanted costs nothing, hanging down costs 1: a student that has learnt the way up is near the first.
+    assert costs[-1] < 0.6
+
+
+def test_teachers_serve_a_project_with_its_own_envs(tmp_path):
+    code = example("foreign")
+    assert len(code.splitlines()) <= 10
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs" / "__init__.py").write_text("MINE = True\n")
+    done = run(code + "import envs\nprint(envs.MINE)\n", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "True"
+    assert float(done.stdout.split()[0]) > 0
+
+
+@pytest.mark.parametrize("command", ["gps envs", "gps algorithms"])
+def test_commands_named_in_the_readme_exist(command):
+    assert f"\n{command}\n" in (ROOT / "README.md").read_text()
+    done = subprocess.run(
+        [sys.executable, "-m", "gps.cli.main", *command.split()[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["PlotError", "bars", "blank", "curves", "grid", "pixels", "save", "save_pixels"]
+__all__ = ["PlotError", "bars", "blank", "curves", "grid", "part", "pixels", "save", "save_pixels"]
 
 
 class PlotError(ValueError):
@@ -20,14 +20,21 @@ def blank(width: float, height: float) -> Any:
     Raises:
         PlotError: matplotlib is not installed.
     """
+    made = part("figure").Figure(figsize=(width, height), dpi=100)
+    part("backends.backend_agg").FigureCanvasAgg(made)
+    return made
+
+
+def part(name: str) -> Any:
+    """The module matplotlib.`name`, imported when it is needed.
+
+    Raises:
+        PlotError: matplotlib is not installed.
+    """
     try:
-        agg = importlib.import_module("matplotlib.backends.backend_agg")
-        figure = importlib.import_module("matplotlib.figure")
+        return importlib.import_module(f"matplotlib.{name}")
     except ImportError as error:
         raise PlotError("pictures need matplotlib: pip install 'guided-policy-search[plot]'") from error
-    made = figure.Figure(figsize=(width, height), dpi=100)
-    agg.FigureCanvasAgg(made)
-    return made
 
 
 def grid(rows: int, columns: int, width: float = 4.0, height: float = 2.4) -> tuple[Any, list[list[Any]]]:
@@ -53,7 +60,7 @@ def save(figure: Any, path: Path) -> None:
 def save_pixels(image: np.ndarray, path: Path) -> None:
     """uint8 [height, width, 3] as a png, atomically."""
     temporary = Path(path).with_name(f".{Path(path).name}.part")
-    importlib.import_module("matplotlib.image").imsave(temporary, image, format="png")
+    part("image").imsave(temporary, image, format="png")
     temporary.replace(path)
 
 

@@ -1,74 +1,152 @@
-"""Film: frames to mp4, rendered by OpenGL where there is one and drawn by matplotlib where there is not."""
+"""Film: the same episodes under several drivers, drawn side by side by matplotlib, no display needed."""
 
 import contextlib
-import functools
 import importlib
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import PyTree, UInt8
+from jaxtyping import Bool, Float, Int, PyTree, UInt8
 
 from gps import plots
-from gps.types import Env, Trajectory
+from gps.episodes import Steps
+from gps.placement import cpu_jit
+from gps.types import Env
 
-__all__ = ["FilmError", "draw_curves", "film", "has_opengl", "titled", "write_mp4"]
+__all__ = [
+    "FPS",
+    "Clip",
+    "Drawing",
+    "FilmError",
+    "Frame",
+    "clip",
+    "curves",
+    "film",
+    "side_by_side",
+    "write_mp4",
+]
+
+FPS = 10
+"""Frames per second at most."""
 
 Frame = UInt8[np.ndarray, "height width 3"]
-Draw = Callable[[Env, PyTree, Trajectory], Iterable[Frame]]
-"""(env, contexts [n, …], trajectories [n, …]) → frames that show the n episodes side by side."""
 
 
 class FilmError(ValueError):
     """A film cannot be written."""
 
 
+class Clip(NamedTuple):
+    """n episodes on the host, as long as the longest of them."""
+
+    context: PyTree
+    """[n, …]."""
+    xs: Float[np.ndarray, "n T nx"]
+    us: Float[np.ndarray, "n T nu"]
+    lasted: Int[np.ndarray, " n"]
+    """Control steps until the end; later rows mean nothing."""
+    failed: Bool[np.ndarray, " n"]
+    """Whether it ended in failure."""
+
+
+class Drawing(NamedTuple):
+    """How an env is shown."""
+
+    frames: Callable[[Env, Clip, Sequence[str], Sequence[int]], Iterable[Frame]]
+    """(env, clip, titles [n], steps) → a frame for each of the control steps, n episodes side by side."""
+    still: Callable[[Env, Clip, Sequence[str]], Any] | None = None
+    """(env, clip, titles [n]) → a figure of the whole episodes; None: the film's last frame."""
+
+
+def clip(env: Env, steps: Steps) -> Clip:
+    """The episodes of `steps` (not replaced), [T, n, …], as a clip of n."""
+    alive = np.asarray(steps.alive)
+    context = cpu_jit(jax.vmap(env.sample_context))(steps.key[0])
+    return Clip(
+        jax.tree.map(np.asarray, context),
+        np.swapaxes(np.asarray(steps.x), 0, 1),
+        np.swapaxes(np.asarray(steps.u), 0, 1),
+        alive.sum(axis=0),
+        np.asarray(np.any(np.asarray(steps.failed) & alive, axis=0)),
+    )
+
+
+def side_by_side(clips: Sequence[Clip], episode: int) -> Clip:
+    """One episode of each clip as a clip."""
+    return jax.tree.map(lambda *leaves: np.stack([leaf[episode] for leaf in leaves]), *clips)
+
+
 def film(
     path: Path,
     env: Env,
-    clips: Sequence[tuple[PyTree, Trajectory]],
+    clips: Sequence[Clip],
     titles: Sequence[str],
-    draw: Draw | None = None,
-    render: Draw | None = None,
+    drawing: Drawing | None = None,
     seconds: float = 8.0,
 ) -> None:
-    """Writes the clips one after the other as an mp4, and a still of the first beside it as a png.
+    """Writes the clips one after the other as an mp4, and a picture of the first beside it as a png.
 
     Args:
         path: of the mp4.
         env: the unbound env; dt gives the speed.
-        clips: (contexts, trajectories) with leading axis n each: n episodes side by side.
+        clips: of n episodes each, shown side by side.
         titles: n words, e.g. teacher and student.
-        draw: the env's own picture; without one, curves of states and controls.
-        render: the env's OpenGL picture, used where OpenGL works.
+        drawing: the env's own; without one, curves of states and controls.
         seconds: longer clips play faster.
 
     Raises:
         FilmError: no ffmpeg, or no frames.
     """
-    chosen = render if render is not None and has_opengl() else draw or draw_curves
-    stride, fps = _pace(clips[0][1].xs.shape[1], env.dt, seconds)
+    drawing = Drawing(curves) if drawing is None else drawing
+    stride, fps = _pace(max(int(part.lasted.max()) for part in clips), env.dt, seconds)
 
     def frames() -> Iterator[Frame]:
-        for contexts, trajectories in clips:
-            thinned = trajectories._replace(
-                xs=trajectories.xs[:, ::stride],
-                us=trajectories.us[:, ::stride],
-                ys=trajectories.ys[:, ::stride],
-            )
-            last = None
-            for frame in chosen(env, *jax.tree.map(np.asarray, (contexts, thinned))):
-                last = titled(frame, titles)
-                yield last
-            if last is not None:
-                plots.save_pixels(last, Path(path).with_suffix(".png"))
-                yield from [last] * round(fps / 2)
+        for i, part in enumerate(clips):
+            last = int(part.lasted.max()) - 1
+            frame = None
+            for frame in drawing.frames(env, part, titles, [*range(0, last, stride), last]):
+                yield frame
+            if frame is None:
+                return
+            if i == 0 and drawing.still is None:
+                plots.save_pixels(frame, Path(path).with_suffix(".png"))
+            yield from [frame] * round(fps)
 
     write_mp4(path, frames(), fps)
+    if drawing.still is not None:
+        plots.save(drawing.still(env, clips[0], titles), Path(path).with_suffix(".png"))
+
+
+def curves(env: Env, shown: Clip, titles: Sequence[str], steps: Sequence[int]) -> Iterator[Frame]:
+    """States above, controls below, growing with time: the picture of an env that brings none."""
+    count = len(titles)
+    figure, axes = plots.grid(2, count)
+    times = np.arange(shown.us.shape[1]) * env.dt
+    rows = [(axes[0][i], shown.xs[i], i) for i in range(count)]
+    rows += [(axes[1][i], shown.us[i], i) for i in range(count)]
+    lines = []
+    for axis, values, i in rows:
+        seen = values[: shown.lasted[i]]
+        low, high = float(np.min(seen)), float(np.max(seen))
+        margin = 0.05 * (high - low) + 1e-6
+        axis.set(xlim=(0, float(times[steps[-1]]) + 1e-6), ylim=(low - margin, high + margin))
+        lines.append(axis.plot(np.empty((0, 1)), np.empty((0, values.shape[1]))))
+    for i, title in enumerate(titles):
+        axes[0][i].set_title(title, fontsize=10)
+        axes[1][i].set_xlabel("time (s)")
+    axes[0][0].set_ylabel("state")
+    axes[1][0].set_ylabel("control")
+    for t in steps:
+        for (_, values, i), drawn in zip(rows, lines, strict=True):
+            shown_until = min(t + 1, int(shown.lasted[i]))
+            for dimension, line in enumerate(drawn):
+                line.set_data(times[:shown_until], values[:shown_until, dimension])
+        yield plots.pixels(figure)
+        figure.set_layout_engine("none")  # arranged once
 
 
 def write_mp4(path: Path, frames: Iterable[Frame], fps: float) -> None:
@@ -121,61 +199,13 @@ def _feed(command: list[str], first: Frame, rest: Iterable[Frame]) -> None:
             raise RuntimeError(said.read().decode(errors="replace") or f"exit code {process.returncode}")
 
 
-@functools.cache
-def has_opengl() -> bool:
-    """Whether MuJoCo can render here; tried in a process of its own, since a bad driver may end it."""
-    program = "import mujoco; mujoco.GLContext(64, 64).make_current()"
-    try:
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=False)
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
-
-
-def draw_curves(env: Env, contexts: PyTree, trajectories: Trajectory) -> Iterator[Frame]:
-    """States above, controls below, growing with time: the picture of an env that brings none."""
-    del contexts
-    count, T = trajectories.us.shape[:2]
-    figure, axes = plots.grid(2, count)
-    times = np.arange(T) * env.dt * max(1, round(env.horizon / T))
-    series = [(axes[0][i], trajectories.xs[i][:T]) for i in range(count)]
-    series += [(axes[1][i], trajectories.us[i]) for i in range(count)]
-    lines = []
-    for axis, values in series:
-        low, high = float(np.min(values)), float(np.max(values))
-        margin = 0.05 * (high - low) + 1e-6
-        axis.set(xlim=(0, float(times[-1]) + 1e-6), ylim=(low - margin, high + margin), xlabel="time (s)")
-        lines.append(axis.plot(np.empty((0, 1)), np.empty((0, values.shape[1]))))
-    axes[0][0].set_ylabel("state")
-    axes[1][0].set_ylabel("control")
-    for t in range(1, T + 1):
-        for (_, values), drawn in zip(series, lines, strict=True):
-            for dimension, line in enumerate(drawn):
-                line.set_data(times[:t], values[:t, dimension])
-        yield plots.pixels(figure)
-
-
-def titled(frame: Frame, titles: Sequence[str]) -> Frame:
-    """`frame` under a bar that names its len(titles) equal columns."""
-    return np.concatenate([_bar(frame.shape[1], tuple(titles)), np.asarray(frame, np.uint8)])
-
-
 # ------------------------------------------------------------------------------------- internals
 
 
-@functools.lru_cache(maxsize=8)
-def _bar(width: int, titles: tuple[str, ...]) -> Frame:
-    figure = plots.blank(width / 100, 0.3)
-    for i, title in enumerate(titles):
-        figure.text((i + 0.5) / len(titles), 0.5, title, ha="center", va="center", fontsize=11)
-    bar = plots.pixels(figure)[:, :width]
-    return np.pad(bar, ((0, 0), (0, width - bar.shape[1]), (0, 0)), constant_values=255)
-
-
-def _pace(knots: int, dt: float, seconds: float) -> tuple[int, float]:
-    """(stride, frames per second) of at most 25 fps and `seconds`, in real time where that allows it."""
-    stride = max(1, round(0.04 / dt), -(-knots // int(25 * seconds)))
-    return stride, min(25.0, max(1 / (dt * stride), -(-knots // stride) / seconds))
+def _pace(steps: int, dt: float, seconds: float) -> tuple[int, float]:
+    """(stride, frames per second) of at most FPS and `seconds`, in real time where that allows it."""
+    stride = max(1, round(1 / (FPS * dt)), -(-steps // int(FPS * seconds)))
+    return stride, min(FPS, max(1 / (dt * stride), -(-steps // stride) / seconds))
 
 
 def _even(frame: Frame) -> Frame:

@@ -3,13 +3,11 @@
 import json
 import shlex
 
-import jax
 import numpy as np
 import pytest
-import toys
 
 from gps import report
-from gps.cli import episodes, evaluate, experiment, options, progress, summary, variants
+from gps.cli import evaluate, experiment, options, progress, summary, variants
 
 
 def made_config():
@@ -37,38 +35,39 @@ def test_a_config_survives_json():
     assert experiment.scene(config) is experiment.scene(back)
 
 
-def by_hand(env, key, act):
-    """One episode of the toy env in plain NumPy."""
-    world, start, _ = jax.random.split(key, 3)
-    target = float(env.sample_context(world))
-    x = np.asarray(env.init(start))
-    cost, steps, speed, alive = 0.0, 0, 0.0, True
-    for _ in range(env.horizon):
-        alive = alive and abs(x[0]) <= 2.5
+def by_hand(target, x, act):
+    """Time, survival, mean cost and mean speed of one episode of the toy env in plain NumPy."""
+    costs, speeds, failed = [], [], False
+    while len(costs) < 30 and not failed:
         u = float(np.clip(act(x, target), -1, 1))
-        cost += (x[0] - target) ** 2 + 0.1 * x[1] ** 2 + 0.01 * u**2
-        if alive:
-            steps, speed = steps + 1, speed + abs(x[1])
-            x = x + 0.1 * np.array([x[1], u])
-    alive = alive and abs(x[0]) <= 2.5
-    cost += (x[0] - target) ** 2 + 0.1 * x[1] ** 2
-    return steps * env.dt, float(alive), cost, speed / max(steps, 1)
+        costs.append((x[0] - target) ** 2 + 0.1 * x[1] ** 2 + 0.01 * u**2)
+        speeds.append(abs(x[1]))
+        x = x + 0.1 * np.array([x[1], u])
+        failed = abs(x[0]) > 2.5
+    return 0.1 * len(costs), float(not failed), np.mean(costs), np.mean(speeds)
 
 
 def test_figures_of_student_and_teacher_are_those_of_a_plain_loop():
-    env = toys.line(horizon=30)
-    student = toys.student(env.nu, env.limits)
-    weights = np.array([[-0.4, 0.7]])
-    keys = evaluate.Worlds(12, 5).keys()
-    seen = episodes.student_driver(env, student)(keys, (weights, ()))
-    found = episodes.figures(env, seen)["per_episode"]
-    wanted = [by_hand(env, key, lambda x, target: weights[0] @ [x[0], target]) for key in keys]
+    config = variants.config(
+        variants.parse("toys:imitate"), variants.parse("toys:line(horizon=30, teacher.gain=1.5)"), 0, 1
+    )
+    scene, keys, weights = experiment.scene(config), evaluate.Worlds(12, 5).keys(), np.array([[-0.4, 0.7]])
+    scores, steps = scene.judge_student(keys, (weights, ()))
+    worlds = [
+        (float(scene.env.sample_context(key)), x)
+        for key, x in zip(steps.key[0], np.asarray(steps.x[0]), strict=True)
+    ]
+    found = evaluate.figures(scores)["per_episode"]
+    wanted = np.array([by_hand(*world, lambda x, target: weights[0] @ [x[0], target]) for world in worlds])
     for column, name in enumerate(("time_to_failure", "survived", "cost", "speed")):
-        np.testing.assert_allclose(found[name], [row[column] for row in wanted], atol=1e-8)
+        np.testing.assert_allclose(found[name], wanted[:, column], atol=1e-8)
     assert 0 < sum(found["survived"]) < 12, "both endings must occur for this test to tell"
-    taught = episodes.figures(env, episodes.teacher_driver(env, toys.teacher(1.5))(keys))["per_episode"]
-    wanted = [by_hand(env, key, lambda x, target: -3.0 * (x[0] - target) - x[1]) for key in keys]
-    np.testing.assert_allclose(taught["cost"], [row[2] for row in wanted], atol=1e-8)
+    taught = evaluate.judge_teacher(config, evaluate.Worlds(12, 5))
+    wanted = np.array([by_hand(*world, lambda x, target: -3.0 * (x[0] - target) - x[1]) for world in worlds])
+    np.testing.assert_allclose(taught.figures["per_episode"]["cost"], wanted[:, 2], atol=1e-8)
+    np.testing.assert_array_equal(taught.clip.lasted, np.round(wanted[:, 0] / 0.1))
+    np.testing.assert_array_equal(taught.clip.failed, wanted[:, 1] == 0)
+    np.testing.assert_allclose(taught.clip.context, [target for target, _ in worlds])
 
 
 @pytest.mark.parametrize(

@@ -124,21 +124,7 @@ def _fill(cell: Cell, flags: Flags, console: Console, label: str) -> None:
         resume = (cell.path / "config.json").exists()
         train.run_training(cell.config, cell.path, console, loop.Saving(), resume, label)
     worlds = evaluate.Worlds(flags.episodes, flags.eval_seed)
-    teacher = _teacher(cell, worlds, cell.path.parents[1] / "teacher.json", console)
-    evaluate.finish(cell.config, cell.path, console, worlds, flags.film, teacher)
-
-
-def _teacher(cell: Cell, worlds: evaluate.Worlds, file: Path, console: Console) -> dict[str, Any]:
-    """The teacher's figures on the cell's env: the same for all its algorithms and seeds."""
-    asked = {"worlds": worlds._asdict(), "options": {k: cell.config.options[k] for k in ("env", "teacher")}}
-    if file.exists():
-        found = run.read_json(file)
-        if {name: found[name] for name in asked} == asked:
-            return found["figures"]
-    with console.status(f"judging the teacher on {cell.env}"):
-        figures = evaluate.judge_teacher(cell.config, worlds)
-    run.write_json(file, asked | {"figures": figures})
-    return figures
+    evaluate.finish(cell.config, cell.path, console, worlds, flags.film)
 
 
 def _trained(cell: Cell) -> bool:

@@ -1,6 +1,7 @@
 """`gps eval`: teacher and student of a run in unseen worlds, pictures, film and report."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -13,12 +14,25 @@ from rich.table import Table
 
 from gps import plots, report, run, video
 from gps.cli import experiment, loop, options
-from gps.cli.episodes import Episodes, figures
 from gps.cli.experiment import Config
 from gps.cli.progress import number
 from gps.cli.registry import UsageError
+from gps.episodes import Steps
+from gps.evaluate import Scores
+from gps.types import Env
+from gps.video import Clip
 
-__all__ = ["DESCRIPTION", "EVAL_SEED", "Worlds", "finish", "judge_teacher", "main", "table"]
+__all__ = [
+    "DESCRIPTION",
+    "EVAL_SEED",
+    "Judged",
+    "Worlds",
+    "figures",
+    "finish",
+    "judge_teacher",
+    "main",
+    "table",
+]
 
 DESCRIPTION = "Judges the student of a run, and its teacher, in worlds that training never saw."
 
@@ -63,13 +77,19 @@ class Worlds(NamedTuple):
         return jax.random.split(jax.random.key(self.seed), self.episodes)
 
 
+class Judged(NamedTuple):
+    """What episodes came to, and the episodes."""
+
+    figures: dict[str, Any]
+    clip: Clip
+
+
 def finish(
     config: Config,
     path: Path,
     console: Console,
     worlds: Worlds,
     film: bool,
-    teacher: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes eval.json, flight.mp4, curves.png and report.md; what cannot be made is said, not raised.
 
@@ -79,29 +99,60 @@ def finish(
         console: for notes.
         worlds: where to judge; none if it has no episodes.
         film: whether to film.
-        teacher: its figures in these worlds, if they are known already.
     """
     found: dict[str, Any] = {}
     if worlds.episodes:
-        with console.status("judging"):
+        with console.status("judging the student"):
             done, variables = _student(config, path)
-            seen = experiment.scene(config).drive_student(worlds.keys(), variables)
-            student = figures(experiment.scene(config).env, seen)
-            teacher = teacher or judge_teacher(config, worlds)
-        found = {"iteration": done, "seed": worlds.seed, "student": student, "teacher": teacher}
+            scene = experiment.scene(config)
+            student = _judged(scene.env, *scene.judge_student(worlds.keys(), variables))
+        with console.status("judging the teacher"):
+            teacher = judge_teacher(config, worlds)
+        found = {
+            "iteration": done,
+            "seed": worlds.seed,
+            "student": student.figures,
+            "teacher": teacher.figures,
+        }
         run.write_json(path / "eval.json", found)
         if film:
             with console.status("filming"):
-                _film(config, path, seen, worlds, console)
+                _film(config, path, student.clip, teacher.clip, console)
     for missing in report.write(path):
         console.print(f"note: {missing}", highlight=False)
     return found
 
 
-def judge_teacher(config: Config, worlds: Worlds) -> dict[str, Any]:
-    """The teacher's figures."""
-    scene = experiment.scene(config)
-    return figures(scene.env, scene.drive_teacher(worlds.keys()))
+def judge_teacher(config: Config, worlds: Worlds) -> Judged:
+    """How the teacher of `config` does in `worlds`; remembered, because it is the same for every student."""
+    return _judge_teacher(experiment.scene_key(config), worlds)
+
+
+def figures(scores: Scores) -> dict[str, Any]:
+    """Means over episodes, and the values per episode that a paired comparison needs."""
+    each = {
+        "time_to_failure": scores.time,
+        "survived": scores.survived,
+        "cost": scores.cost,
+        **scores.metrics,
+    }
+    values = {name: np.asarray(value, float) for name, value in each.items()}
+    means = {name: float(np.mean(value)) for name, value in values.items()}
+    per_episode = {name: np.round(value, 9).tolist() for name, value in values.items()}
+    return {"episodes": len(scores.time), **means, "per_episode": per_episode}
+
+
+# ------------------------------------------------------------------------------------- internals
+
+
+@functools.lru_cache(maxsize=2)
+def _judge_teacher(key: tuple[str, str], worlds: Worlds) -> Judged:
+    scene = experiment.scene_of(*key)
+    return _judged(scene.env, *scene.judge_teacher(worlds.keys()))
+
+
+def _judged(env: Env, scores: Scores, steps: Steps) -> Judged:
+    return Judged(figures(scores), video.clip(env, steps))
 
 
 def _student(config: Config, path: Path) -> tuple[int, Any]:
@@ -128,25 +179,16 @@ def table(found: dict[str, Any]) -> Table:
     return made
 
 
-def _film(config: Config, path: Path, student: Episodes, worlds: Worlds, console: Console) -> None:
+def _film(config: Config, path: Path, student: Clip, teacher: Clip, console: Console) -> None:
     """flight.mp4 and flight.png: the same worlds, teacher on the left, student on the right."""
-    scene, pick = experiment.scene(config), np.asarray(_telling(student))
-    teacher = scene.drive_teacher(worlds.keys()[pick])
-    student = jax.tree.map(lambda leaf: leaf[pick], student)
-
-    def clip(i: int) -> tuple[Any, Any]:
-        pair = [(one.contexts, one.trajectories) for one in (teacher, student)]
-        return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf[i]) for leaf in leaves]), *pair)
-
+    scene = experiment.scene(config)
+    clips = [video.side_by_side((teacher, student), world) for world in _telling(student)]
     try:
-        clips = [clip(i) for i in range(len(pick))]
-        video.film(path / "flight.mp4", scene.env, clips, ("teacher", "student"), scene.draw)
+        video.film(path / "flight.mp4", scene.env, clips, ("teacher", "student"), scene.drawing)
     except (video.FilmError, plots.PlotError) as error:
         console.print(f"note: no film: {error}", highlight=False)
 
 
-def _telling(student: Episodes) -> list[int]:
-    """Episodes worth seeing: the first one, and the first one that failed."""
-    alive = np.asarray(student.alive)[:, -1]
-    failed = np.flatnonzero(~alive)
-    return sorted({0, *failed[:1].tolist()})
+def _telling(student: Clip) -> list[int]:
+    """Worlds worth seeing: the first one, and the first in which the student failed."""
+    return sorted({0, *np.flatnonzero(student.failed)[:1].tolist()})

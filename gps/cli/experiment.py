@@ -11,10 +11,25 @@ import jax.numpy as jnp
 
 from gps import run
 from gps.cli import options, registry
-from gps.cli.episodes import Episodes, student_driver, teacher_driver
+from gps.episodes import Steps
+from gps.evaluate import Scores, evaluate
+from gps.placement import cpu_jit
 from gps.types import Algorithm, Env, Student, Teacher
+from gps.video import Drawing
 
-__all__ = ["Config", "Scene", "algorithm", "from_flags", "from_json", "groups", "keys", "scene", "to_json"]
+__all__ = [
+    "Config",
+    "Scene",
+    "algorithm",
+    "from_flags",
+    "from_json",
+    "groups",
+    "keys",
+    "scene",
+    "scene_key",
+    "scene_of",
+    "to_json",
+]
 
 WIRED = ("env", "make_teacher", "student", "nu", "limits")
 """Arguments that factories get from each other; never flags."""
@@ -41,11 +56,11 @@ class Scene(NamedTuple):
     env: Env
     make_teacher: Callable[[Env], Teacher]
     student: Student
-    draw: Callable[..., Any] | None
-    drive_student: Callable[..., Episodes]
-    """(keys [n], variables) → n episodes."""
-    drive_teacher: Callable[..., Episodes]
-    """(keys [n],) → n episodes."""
+    drawing: Drawing | None
+    judge_student: Callable[..., tuple[Scores, Steps]]
+    """(keys [W], variables) → scores of W episodes, and the episodes."""
+    judge_teacher: Callable[..., tuple[Scores, Steps]]
+    """(keys [W],) → the same of the teacher, in the same worlds."""
 
 
 def groups(algorithm: str, env: str, saved: dict[str, dict[str, Any]] | None = None) -> dict[str, type]:
@@ -67,34 +82,36 @@ def groups(algorithm: str, env: str, saved: dict[str, dict[str, Any]] | None = N
 
 def scene(config: Config) -> Scene:
     """The scene of a config; the same object for the same options, so that nothing compiles twice."""
-    return _scene(config.env, _scene_text(config))
+    return scene_of(*scene_key(config))
 
 
 def algorithm(config: Config) -> Algorithm:
     """The algorithm of a config; the same object whatever the seed."""
     chosen = json.dumps(config.options["algorithm"])
-    return _algorithm(config.algorithm, chosen, config.planned, config.env, _scene_text(config))
+    return _algorithm(config.algorithm, chosen, config.planned, scene_key(config))
 
 
-def _scene_text(config: Config) -> str:
-    return json.dumps({name: config.options[name] for name in ("env", "teacher", "student")})
+def scene_key(config: Config) -> tuple[str, str]:
+    """What tells scenes apart: the env's name and all options but the algorithm's, as text."""
+    return config.env, json.dumps({name: config.options[name] for name in ("env", "teacher", "student")})
 
 
 @functools.lru_cache(maxsize=4)
-def _scene(name: str, options_text: str) -> Scene:
+def scene_of(name: str, options_text: str) -> Scene:
+    """The scene of a `scene_key`."""
     task, chosen = registry.task(name), json.loads(options_text, object_hook=_tuples)
     env = task.env(**chosen["env"])
     make_teacher = _make_teacher(task.teacher, chosen["teacher"])
     wires = {"env": env, "nu": env.nu, "limits": env.limits}
     asked = inspect.signature(task.student).parameters
     student = task.student(**{k: v for k, v in wires.items() if k in asked}, **chosen["student"])
-    judges = student_driver(env, student), teacher_driver(env, make_teacher)
-    return Scene(env, make_teacher, student, task.draw, *judges)
+    judges = cpu_jit(evaluate(env, student=student)), cpu_jit(evaluate(env, make_teacher=make_teacher))
+    return Scene(env, make_teacher, student, task.drawing, *judges)
 
 
 @functools.lru_cache(maxsize=4)
-def _algorithm(name: str, options_text: str, planned: int, env_name: str, scene_text: str) -> Algorithm:
-    made = _scene(env_name, scene_text)
+def _algorithm(name: str, options_text: str, planned: int, key: tuple[str, str]) -> Algorithm:
+    made = scene_of(*key)
     chosen = json.loads(options_text, object_hook=_tuples)
     factory = registry.algorithm_factory(name)
     if "iterations" in inspect.signature(factory).parameters:

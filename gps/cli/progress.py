@@ -46,14 +46,15 @@ def iterations(console: Console, label: str, total: int, start: int = 0) -> Iter
         transient=True,
         disable=not console.is_terminal,
     )
-    pace = Pace(0.0, 0.0, 0)
+    pace, known = Pace(0.0, 0.0, 0), {}
     with bar:
         task = bar.add_task(label, total=total, completed=start, figures="")
 
         def show(iteration: int, record: dict[str, Any], seconds: float) -> None:
-            nonlocal pace
+            nonlocal pace, known
             pace = _add(pace, seconds)
-            text = iteration_line(record, seconds)
+            known |= {name: value for name, value in record.items() if value is not None}
+            text = iteration_line(record | {"teacher_cost": known.get("teacher_cost")}, seconds)
             left = _left(pace, total - iteration)
             console.print(f"{label}  {iteration}/{total}  {text}  {left}", highlight=False, soft_wrap=True)
             bar.update(task, completed=iteration, figures=text)

@@ -4,11 +4,14 @@ Wherever a name is expected, `module:factory` does as well: your own env or algo
 """
 
 import difflib
-import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
+
+from gps.algorithms.defaults import ENVS as ENV_NAMES
+from gps.algorithms.defaults import student_factory, teacher_factory
+from gps.video import Drawing
 
 __all__ = ["ALGORITHMS", "ENVS", "Task", "UsageError", "algorithm_factory", "load", "suggest", "task"]
 
@@ -26,19 +29,21 @@ class Task(NamedTuple):
     """(env, **options) → Teacher; or (**options) → make_teacher: Env → Teacher."""
     student: Callable[..., Any]
     """(nu, limits, **options) → Student, whichever of `env`, `nu`, `limits` it names."""
-    draw: Callable[..., Any] | None
-    """(env, contexts, trajectories) → frames; None: state and control curves are drawn."""
+    drawing: Drawing | None
+    """None: curves of states and controls are drawn."""
 
 
 ALGORITHMS = {name: f"gps.algorithms.{name}:{name}" for name in ("bc", "dagger", "plato")}
 
-ENVS = {
-    name: f"envs.{name}:{name}"
-    for name in ("pendulum", "cartpole", "reacher", "quadrotor_forest", "quadrotor_canyon")
-}
+ENVS = {name: f"envs.{name}:{name}" for name in ENV_NAMES}
 
-TEACHER = "teachers.mpc:mpc"
-STUDENT = "students.networks:mlp"
+DRAWINGS = {
+    "pendulum": "envs.sticks:pendulum",
+    "cartpole": "envs.sticks:cartpole",
+    "reacher": "envs.sticks:reacher",
+    "quadrotor_forest": "envs.draw:forest_flight",
+    "quadrotor_canyon": "envs.draw:canyon_flight",
+}
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -55,23 +60,17 @@ def algorithm_factory(name: str) -> Callable[..., Any]:
 def task(name: str) -> Task:
     """The factories of env `name`.
 
-    Its module may bring its own `teacher` and `student` factories, and `TEACHER` and `STUDENT`, defaults of
-    their keyword arguments; where it does not, the general ones serve.
+    Its module may bring its own `teacher` and `student` factories, `TEACHER` and `STUDENT`, defaults of their
+    keyword arguments, and a `drawing`; where it does not, the general ones serve.
     """
     path = _path("env", name, ENVS)
     factory = load(path)
     module = sys.modules[path.partition(":")[0]]
-    teacher = getattr(module, "teacher", None) or load(TEACHER)
-    student = getattr(module, "student", None) or load(STUDENT)
-    return Task(
-        factory,
-        functools.partial(teacher, **getattr(module, "TEACHER", {})),
-        functools.partial(student, **getattr(module, "STUDENT", {})),
-        getattr(module, "draw", None),
-    )
+    drawing = load(DRAWINGS[name]) if name in DRAWINGS else getattr(module, "drawing", None)
+    return Task(factory, teacher_factory(module), student_factory(module), drawing)
 
 
-def load(path: str) -> Callable[..., Any]:
+def load(path: str) -> Any:
     """What `module:name` names.
 
     Raises:

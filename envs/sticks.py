@@ -1,0 +1,90 @@
+"""How arms and poles are shown: straight lines that move."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from envs.reacher import LINK
+from gps import plots
+from gps.types import Env
+from gps.video import Clip, Drawing, Frame
+
+__all__ = ["Sticks", "cartpole", "pendulum", "reacher", "sticks"]
+
+COLOURS = ("#1c5fb0", "#c2255c", "#5f3dc4", "#0b7285")
+"""One per driver."""
+
+
+class Sticks(NamedTuple):
+    """A figure of straight lines."""
+
+    points: Callable[[np.ndarray, Any], Float[np.ndarray, "k 2"]]
+    """(x, context) → the line's points; NaN lifts the pen."""
+    reach: tuple[float, float]
+    """Half the width and half the height that is shown."""
+    target: Callable[[Any], np.ndarray] | None = None
+    """Context → where to go."""
+
+
+def sticks(shape: Sticks) -> Drawing:
+    """Lines that move, with what the last of their points has passed."""
+
+    def frames(env: Env, clip: Clip, titles: Sequence[str], steps: Sequence[int]) -> Iterator[Frame]:
+        wide, tall = shape.reach
+        figure = plots.blank(4.2 * len(titles), 4.2 * tall / wide)
+        drawn = []
+        for i, title in enumerate(titles):
+            axes = figure.add_axes(
+                (i / len(titles) + 0.003, 0.006, 1 / len(titles) - 0.006, 0.988), xticks=[], yticks=[]
+            )
+            axes.set(xlim=(-wide, wide), ylim=(-tall, tall), facecolor="#f4f8fc")
+            axes.text(
+                0.02,
+                0.97,
+                title,
+                transform=axes.transAxes,
+                va="top",
+                fontsize=12,
+                color=COLOURS[i % 4],
+                weight="bold",
+            )
+            context = jax.tree.map(lambda leaf, i=i: leaf[i], clip.context)
+            axes.axhline(0, color="#b8c4d0", linewidth=1)
+            if shape.target is not None:
+                axes.plot(*shape.target(context), "o", color="#d9480f", markersize=14, alpha=0.6)
+            path = np.array([shape.points(x, context) for x in clip.xs[i, : clip.lasted[i]]])
+            trail = axes.plot([], [], color=COLOURS[i % 4], linewidth=1, alpha=0.6)[0]
+            drawn.append(
+                (path, trail, axes.plot([], [], color="#222222", linewidth=5, solid_capstyle="round")[0])
+            )
+        for t in steps:
+            for path, trail, line in drawn:
+                now = min(t, len(path) - 1)
+                line.set_data(*path[now].T)
+                trail.set_data(*path[max(0, now - 25) : now + 1, -1].T)
+            yield plots.pixels(figure)
+
+    return Drawing(frames)
+
+
+def _pendulum(x: np.ndarray, context: Any) -> np.ndarray:
+    return np.array([[0, 0], [np.sin(x[0]), np.cos(x[0])]])
+
+
+def _cartpole(x: np.ndarray, context: Any) -> np.ndarray:
+    cart = [[x[0] - 0.25, 0], [x[0] + 0.25, 0], [np.nan, np.nan], [x[0], 0]]
+    return np.array([*cart, [x[0] + np.sin(x[1]), np.cos(x[1])]])
+
+
+def _reacher(x: np.ndarray, context: Any) -> np.ndarray:
+    angles = np.array([x[0], x[0] + x[1]])
+    links = LINK * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    return np.concatenate([np.zeros((1, 2)), np.cumsum(links, axis=0)])
+
+
+pendulum = sticks(Sticks(_pendulum, (1.3, 1.3)))
+cartpole = sticks(Sticks(_cartpole, (2.8, 1.4)))
+reacher = sticks(Sticks(_reacher, (0.35, 0.35), target=np.asarray))

@@ -12,6 +12,8 @@ if __name__ == "__main__":
     failed = []
     for module in sorted({m.name for m in pkgutil.iter_modules(benchmarks.__path__)} - HELPERS):
         print(f"python -m benchmarks.{module} {' '.join(sys.argv[1:])}", flush=True)
-        if subprocess.run([sys.executable, "-m", f"benchmarks.{module}", *sys.argv[1:]], check=False).returncode:
+        if subprocess.run(
+            [sys.executable, "-m", f"benchmarks.{module}", *sys.argv[1:]], check=False
+        ).returncode:
             failed.append(module)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)

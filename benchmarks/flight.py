@@ -61,7 +61,9 @@ def case(name: str) -> Callable[[bool], list[Row]]:
             Row("teacher survival", teacher["survived"], "share", ">= 0.95"),
             Row("teacher speed ÷ commanded", teacher["speed"] / world.speed, "ratio", ">= 0.9"),
         ]
-        crashes = {a: [r["training"]["crashes"] for r in found if r["algorithm"] == a] for a in world.algorithms}
+        crashes = {
+            a: [r["training"]["crashes"] for r in found if r["algorithm"] == a] for a in world.algorithms
+        }
         targets = {"plato": world.plato, "bc": world.bc}
         for algorithm in world.algorithms:
             runs = [row for row in found if row["algorithm"] == algorithm]
@@ -69,7 +71,12 @@ def case(name: str) -> Callable[[bool], list[Row]]:
             mean = {k: float(np.mean([row["student"][k] for row in runs])) for k in ("survived", "speed")}
             most = "<= 2" if algorithm == "plato" else None
             result += [
-                Row(f"{algorithm} time to failure ÷ teacher's, mean", times.mean(), "ratio", targets.get(algorithm)),
+                Row(
+                    f"{algorithm} time to failure ÷ teacher's, mean",
+                    times.mean(),
+                    "ratio",
+                    targets.get(algorithm),
+                ),
                 Row(f"{algorithm} time to failure ÷ teacher's, worst seed", times.min(), "ratio"),
                 Row(f"{algorithm} survival", mean["survived"], "share"),
                 Row(f"{algorithm} speed", mean["speed"], "m/s"),

@@ -26,6 +26,8 @@ from gps.types import Env, ResidualCost
 from teachers.ilqr import ilqr
 
 ITERATIONS = 20
+ENOUGH = 0.3
+"""Share of the promised decrease with which the full step is taken without looking at smaller ones."""
 
 
 class Peer(NamedTuple):
@@ -65,9 +67,7 @@ class Problem(NamedTuple):
     model: mujoco.MjModel
 
 
-def task(
-    model: mujoco.MjModel, start: np.ndarray, knots: int, residual: Callable, **terms: tuple
-) -> Problem:
+def task(model: mujoco.MjModel, start: np.ndarray, knots: int, residual: Callable, **terms: tuple) -> Problem:
     """The planning problem; the peer's return is the mean cost of its `knots` knots, the last at zero control."""
     stage = residual_cost(residual, **terms)
 
@@ -102,9 +102,7 @@ def acrobot() -> Problem:
         return jnp.concatenate([target - y[np.array([0, 2])], x[2:], u])
 
     start = np.array([3.142, 0, 0, 0])
-    return task(
-        model, start, 201, residual, weights=(50, 1, 0.05), norms=(quadratic,) * 3, sizes=(2, 2, 1)
-    )
+    return task(model, start, 201, residual, weights=(50, 1, 0.05), norms=(quadratic,) * 3, sizes=(2, 2, 1))
 
 
 def walker() -> Problem:
@@ -112,7 +110,8 @@ def walker() -> Problem:
     model = suite("walker", "framepos xbody torso\nframezaxis xbody torso\nsubtreelinvel body torso")
     at = sensor_slices(model)
     height, upright, speed = (
-        at[f"torso_{kind}"].start + i for kind, i in (("framepos", 2), ("framezaxis", 2), ("subtreelinvel", 0))
+        at[f"torso_{kind}"].start + i
+        for kind, i in (("framepos", 2), ("framezaxis", 2), ("subtreelinvel", 0))
     )
 
     def residual(x: jax.Array, u: jax.Array, y: jax.Array, t: jax.Array) -> jax.Array:
@@ -131,14 +130,14 @@ def measure(name: str, repeats: int) -> dict[str, float]:
     env, model = TASKS[name]()
     x0 = env.init(jax.random.key(0))
     zero = jnp.zeros((env.horizon, env.nu))
-    limited = ilqr(env, iterations=ITERATIONS, tolerance=0.0)
+    limited = ilqr(env, iterations=ITERATIONS, tolerance=0.0, enough=ENOUGH)
     solve = jax.jit(limited.solve)
     solution, trace = solve(x0, zero)
     knots = env.horizon + 1
     costs = np.asarray(trace.cost)[: int(solution.iterations)] / knots
     reached = np.flatnonzero(costs <= PEERS[name].cost * (1 + 5e-4))
     first = int(reached[0]) + 1 if reached.size else ITERATIONS + 1
-    to_return = jax.jit(ilqr(env, iterations=min(first, ITERATIONS), tolerance=0.0).solve)
+    to_return = jax.jit(ilqr(env, iterations=min(first, ITERATIONS), tolerance=0.0, enough=ENOUGH).solve)
     jax.block_until_ready(to_return(x0, zero))
     return {
         "step": step_time(model, np.asarray(solution.trajectory.xs), repeats),
@@ -158,13 +157,22 @@ def step_time(model: mujoco.MjModel, xs: np.ndarray, repeats: int) -> float:
     starts = [jnp.asarray(xs[i]) for i in (0, len(xs) // 2)]
     jax.block_until_ready(call(starts[0], u))
     return float(
-        np.mean([median_time(lambda x=x: jax.block_until_ready(call(x, u)), repeats).median for x in starts]) / 200
+        np.mean([median_time(lambda x=x: jax.block_until_ready(call(x, u)), repeats).median for x in starts])
+        / 200
     )
 
 
 def child(name: str, threads: int, fast: bool) -> dict[str, float]:
     """`measure` in a fresh process pinned to `threads` cores."""
-    command = [sys.executable, "-m", "benchmarks.ilqr", "--measure", name, str(threads), "3" if fast else "15"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.ilqr",
+        "--measure",
+        name,
+        str(threads),
+        "3" if fast else "15",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"measuring {name} on {threads} threads failed:\n{done.stderr[-2000:]}")
@@ -198,7 +206,9 @@ def case(name: str) -> Callable[[bool], list[Row]]:
             ]
             if threads == 1:
                 found += [
-                    Row("return after 20 iterations", got["cost"], "cost", f"<= {peer.cost * (1 + 5e-4):.6g}"),
+                    Row(
+                        "return after 20 iterations", got["cost"], "cost", f"<= {peer.cost * (1 + 5e-4):.6g}"
+                    ),
                     Row("iterations to the peer's return", got["first"], "iterations"),
                     Row("one mj_step", got["step"] * 1e6, "µs"),
                 ]

@@ -62,6 +62,7 @@ def ilqr(
     regularise: Regularise = "control",
     schedule: tuple[float, float, float, float] = (1e-6, 1e-6, 1e10, 1.6),
     grid: Sequence[float] = GRID,
+    enough: float = 1e-4,
     hessian: Hessian = "auto",
     second_order: Callable[[Array, Array], Array] | None = None,
 ) -> ILQR:
@@ -71,8 +72,8 @@ def ilqr(
     accepted step brought less. `schedule` is μ's (start, smallest, largest, factor): μ shrinks after
     a step of at least ½ and grows after a shorter one or none, by a factor that itself grows while
     the direction lasts; below the smallest it is 0.
-    `grid` holds the step sizes tried when the full step is rejected: all in one batch, the best of
-    them is taken. `hessian` as in `gps.expand.quadratise`. `second_order`, a twice differentiable
+    `grid` holds the step sizes tried when the full step brings less than the share `enough` of what the
+    model promised: all in one batch, the best of them and the full step is taken. `hessian` as in `gps.expand.quadratise`. `second_order`, a twice differentiable
     (x, u) → x' without clipping, adds the dynamics' curvature (full DDP) where the state is flat.
 
     Raises:
@@ -99,7 +100,7 @@ def ilqr(
         floor = _floor(tolerance, state.cost)
         settled = (promised <= floor) & (state.mu <= 1e3 * schedule[1])
         roll = lambda alphas: try_steps(env, state.trajectory, back, alphas, t0)  # noqa: E731
-        tried = line_search(roll, state.trajectory, state.cost, back, back.ok & ~settled, grid)
+        tried = line_search(roll, state.trajectory, state.cost, back, back.ok & ~settled, grid, enough)
         status = _ending(state, tried, back.ok, settled, floor, schedule)
         return _record(state, tried, back, model[1].u[:T], status, schedule)._replace(B=model[0].B)
 

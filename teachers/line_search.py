@@ -56,10 +56,12 @@ def line_search(
     back: BackwardPass,
     wanted: Array,
     grid: Sequence[float],
+    enough: float = 1e-4,
 ) -> Search:
-    """The full step, and where it is not accepted (and `wanted`) the best of the grid.
+    """The full step, and where it brings less than `enough` (and is `wanted`) the best of it and the grid.
 
-    Accepted: at least 1e-4 of the decrease that the quadratic model expects of that step.
+    Accepted: at least 1e-4 of the decrease that the quadratic model expects of that step. `enough` is a share of
+    the decrease expected of the full step.
     """
     dtype = cost.dtype
 
@@ -71,14 +73,21 @@ def line_search(
         best = jnp.argmin(jnp.where(good, costs, jnp.inf))
         return Search(jax.tree.map(lambda a: a[best], trials), costs[best], alphas[best], good[best])
 
-    search = Search(plan, cost, jnp.zeros((), dtype), ~wanted)
-    for alphas in ((1.0,), tuple(grid)):
-        tried = jnp.asarray(alphas, dtype)
-        search, _ = jax.lax.while_loop(
-            lambda carry: ~carry[0].accepted & carry[1],
-            lambda carry, tried=tried: (batch(tried), jnp.asarray(False)),
-            (search, jnp.asarray(True)),
-        )
+    def attempt(search: Search, alphas: Sequence[float], needed: Array) -> Search:
+        """The better of `search` and the trials of `alphas`, which are rolled out only where `needed`."""
+
+        def turn(carry: tuple[Search, Array]) -> tuple[Search, Array]:
+            tried = batch(jnp.asarray(alphas, dtype))
+            better = tried.accepted & (tried.cost < carry[0].cost)
+            return jax.tree.map(lambda a, b: jnp.where(better, a, b), tried, carry[0]), jnp.asarray(False)
+
+        return jax.lax.while_loop(lambda carry: carry[1], turn, (search, needed))[0]
+
+    none = Search(plan, cost, jnp.zeros((), dtype), jnp.asarray(False))
+    search = attempt(none, (1.0,), wanted)
+    promised = -(back.linear + 0.5 * back.quadratic)
+    satisfied = search.accepted & (cost - search.cost >= enough * promised)
+    search = attempt(search, grid, wanted & ~satisfied)
     accepted = search.accepted & wanted
     keep = lambda new, old: jnp.where(accepted, new, old)  # noqa: E731
     trajectory = jax.tree.map(keep, search.trajectory, plan)

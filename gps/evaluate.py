@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from gps.episodes import Steps, episodes, student_drives, teacher_drives
-from gps.types import Env, Student, Teacher
+from gps.types import Action, Env, Gaussian, Student, Teacher
 
 __all__ = ["Drift", "Scores", "disagreement", "drift", "evaluate", "growth", "score"]
 
@@ -94,13 +94,11 @@ def drift(
 ) -> Callable[[Key[Array, " W"], PyTree], Drift]:
     """(keys [W], variables) → the drift of the student against the teacher in the same worlds."""
     length = env.horizon if num_steps is None else num_steps
+    fly = episodes(env, _either_drives, length, make_teacher=make_teacher, student=student, replace=False)
 
     def run(keys: Array, variables: PyTree) -> Drift:
-        both = []
-        for drive in (teacher_drives, student_drives):
-            rolled = episodes(env, drive, length, make_teacher=make_teacher, student=student, replace=False)
-            both.append(rolled(keys, variables, ()))
-        teacher, own = both
+        both = jax.lax.map(lambda taught: fly(keys, variables, taught), jnp.array([True, False]))
+        teacher, own = (jax.tree.map(lambda leaf, i=i: leaf[i], both) for i in range(2))
         together = teacher.alive & own.alive
         apart = jax.vmap(jax.vmap(env.minus))(own.x, teacher.x)
         return Drift(
@@ -130,15 +128,21 @@ def disagreement(steps: Steps) -> Float[Array, "T W"]:
     return jnp.where(steps.action.status == 0, quadratic, jnp.zeros_like(quadratic))
 
 
-def growth(cost: Float[Array, " T"]) -> Float[Array, ""]:
-    """The exponent p that fits cost ∝ Tᵖ best: least-squares slope of log cost over log T, T = 1, 2, ….
+def growth(cost: Float[Array, " T"], skip: int = 0) -> Float[Array, ""]:
+    """The exponent p that fits cost ∝ Tᵖ best: least-squares slope of log cost over log T, T = skip + 1, ….
 
     2 is the worst that compounding errors do, 1 the worst of on-policy learning (Ross & Bagnell 2010). Costs
     must be positive.
     """
-    length = jnp.log(jnp.arange(1, cost.shape[0] + 1, dtype=cost.dtype))
+    length = jnp.log(jnp.arange(skip + 1, cost.shape[0] + 1, dtype=cost.dtype))
     length = length - jnp.mean(length)
-    return length @ jnp.log(cost) / (length @ length)
+    return length @ jnp.log(cost[skip:]) / (length @ length)
+
+
+def _either_drives(key: Array, taught: Array, action: Action, dist: Gaussian, env: Env) -> tuple:
+    """The teacher if `taught`, else the student: one program for both."""
+    pilots = (drives(key, (), action, dist, env) for drives in (teacher_drives, student_drives))
+    return jax.tree.map(lambda a, b: jnp.where(taught, a, b), *pilots)
 
 
 def _mean(values: Float[Array, "T W"], alive: Array) -> Float[Array, " T"]:

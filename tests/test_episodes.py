@@ -106,6 +106,10 @@ def test_without_replacement_a_world_ends_where_the_loop_does():
     np.testing.assert_array_equal(steps.alive, reached)
     lengths = reached.sum(axis=0)
     assert len(set(lengths)) > 2 and max(lengths) == HORIZON
+    for w, end in enumerate(lengths):
+        frozen = steps.x[end:HORIZON, w]
+        assert np.all(frozen == frozen[:1]) and not np.any(steps.x[HORIZON:, w]), "held, then blank"
+    assert min(lengths) < HORIZON - 2
 
 
 def test_all_draws_are_different():

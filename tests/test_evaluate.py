@@ -84,6 +84,9 @@ def test_growth_is_the_slope_of_a_log_log_fit():
     costs = 0.3 * length**1.7 * np.exp(np.random.default_rng(0).normal(size=40) * 0.2)
     expected = np.polyfit(np.log(length), np.log(costs), 1)[0]
     np.testing.assert_allclose(jax.jit(growth)(jnp.asarray(costs)), expected, rtol=1e-10)
+    later = np.polyfit(np.log(length[7:]), np.log(costs[7:]), 1)[0]
+    found = jax.jit(lambda costs: growth(costs, skip=7))(jnp.asarray(costs * (length > 7)))
+    np.testing.assert_allclose(found, later, rtol=1e-10)
     assert abs(expected - 1.7) < 0.15
 
 

@@ -153,6 +153,58 @@ def test_a_wrong_command_line_is_one_line_with_advice(tmp_path, monkeypatch, cap
     assert not list(tmp_path.iterdir())
 
 
+BAD = ["train", "--algorithm", "bc", "--run-dir", "r"]
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("missing_file", "no MJCF file at 'nowhere/model.xml': check the path"),
+        ("broken_file", "MuJoCo cannot compile MJCF text: "),
+        ("wrong_shape", "cost(x, u, y, t) must return a scalar, shape (), got (2,): sum or index it"),
+        ("unknown_sensor", "no sensor named 'angel': did you mean 'angle'?"),
+        ("nan_cost", "line: the cost of the first state is nan"),
+        ("infinite_start", "line: the first state of an episode has entries that are not finite"),
+    ],
+)
+def test_a_task_that_is_wrong_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch, capsys, task, said
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = gps(capsys, *BAD, "--env", f"bad_tasks:{task}")
+    assert (code, out) == (1, "")
+    assert err.startswith("gps: error: ")
+    assert said in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_of_ones_own_without_control_limits_is_trained_and_judged(tmp_path, capsys):
+    """From MJCF to report with the real teacher, student and algorithm."""
+    budget = ["--iterations", 2, "--algorithm.num-steps", 4, "--algorithm.num-worlds", 2]
+    budget += ["--algorithm.updates", 5, "--algorithm.test-worlds", 0]
+    path = tmp_path / "r"
+    code, out, err = gps(
+        capsys, *BAD[:3], "--run-dir", path, "--env", "bad_tasks:unlimited", *budget, "--episodes", 2
+    )
+    assert (code, err) == (0, ""), out
+    assert "2/2" in out
+    found = json.loads((path / "eval.json").read_text())
+    assert found["teacher"]["episodes"] == 2
+    assert found["teacher"]["cost"] < 0.26, "doing nothing costs .25 and more"
+    assert {"flight.mp4", "flight.png", "report.md"} <= {entry.name for entry in path.iterdir()}
+
+
+def test_no_compiler_and_no_python_are_said_before_anything_is_installed(tmp_path):
+    root = Path(__file__).parents[1]
+    for given, said in ((["CXX_FOUND="], "no C++ compiler found"), (["PYTHON="], "no python >= 3.11 found")):
+        command = ["make", "--no-print-directory", "-C", root, "setup", f"VENV={tmp_path / 'venv'}", *given]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode != 0
+        assert f"error: {said}; install one" in done.stderr
+        assert not list(tmp_path.iterdir())
+
+
 def test_a_run_is_never_overwritten_nor_changed_on_the_way(tmp_path, capsys):
     path = tmp_path / "r"
     assert gps(capsys, *TOY, "--iterations", 2, "--run-dir", path)[0] == 0

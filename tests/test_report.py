@@ -1,10 +1,12 @@
 """The report, its command line, the figures of episodes and the progress line."""
 
+import io
 import json
 import shlex
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from gps import report
 from gps.cli import evaluate, experiment, options, progress, summary, variants
@@ -81,6 +83,17 @@ def test_numbers_are_short(value, text):
 def test_the_line_shows_what_there_is():
     line = progress.iteration_line({"teacher_cost": 1.25, "crashes": 2, "samples": 100}, 0.5)
     assert line == "teacher cost 1.25  student cost –  crashes 2  KL –  200 samples/s"
+
+
+def test_the_teachers_cost_stays_on_show_and_time_left_leaves_out_compiling():
+    console = Console(file=io.StringIO(), width=200)
+    with progress.iterations(console, "train", 5, [{"iteration": 1, "teacher_cost": 0.5}]) as show:
+        show(2, {"crashes": 1}, 100.0)
+        show(3, {"teacher_cost": 0.25}, 10.0)
+        show(4, {"kl": None}, 12.0)
+    lines = console.file.getvalue().splitlines()
+    assert [line.split("teacher cost ")[1].split()[0] for line in lines] == ["0.5", "0.25", "0.25"]
+    assert [line.rsplit("  ", 1)[1] for line in lines] == ["5:00 left", "0:20 left", "0:11 left"]
 
 
 @pytest.mark.parametrize(

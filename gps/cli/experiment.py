@@ -14,6 +14,7 @@ from gps.cli import options, registry
 from gps.episodes import Steps
 from gps.evaluate import Scores, evaluate
 from gps.placement import cpu_jit
+from gps.rollout import clip_control
 from gps.types import Algorithm, Env, Student, Teacher
 from gps.video import Drawing
 
@@ -124,6 +125,33 @@ def _make_teacher(factory: Callable[..., Any], chosen: dict[str, Any]) -> Callab
     if "env" in inspect.signature(factory).parameters:
         return functools.partial(factory, **chosen)
     return factory(**chosen)
+
+
+def check(config: Config) -> None:
+    """Whether an episode can begin.
+
+    Raises:
+        ValueError: the first state or its cost is not finite.
+    """
+    env = scene(config).env
+
+    @cpu_jit
+    def first(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        bound = env.bind(env.sample_context(key))
+        x = bound.init(key)
+        u = clip_control(jnp.zeros(env.nu, x.dtype), env.limits)
+        return x, bound.cost(x, u, bound.sense(x, u), jnp.int32(0))
+
+    x, cost = first(keys(config.seed)[0])
+    if not jnp.all(jnp.isfinite(x)):
+        raise ValueError(
+            f"{env.name}: the first state of an episode has entries that are not finite: {x}; look at init"
+        )
+    if not jnp.isfinite(cost):
+        raise ValueError(
+            f"{env.name}: the cost of the first state is {cost}; look for a division by zero, "
+            "a root or a logarithm"
+        )
 
 
 def keys(seed: int) -> tuple[jax.Array, jax.Array]:

@@ -1,7 +1,7 @@
 """What a run shows while it runs: one line per iteration, and on a terminal a bar with the time left."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -34,8 +34,13 @@ class Pace(NamedTuple):
 
 
 @contextmanager
-def iterations(console: Console, label: str, total: int, start: int = 0) -> Iterator[Show]:
-    """A display for iterations start+1 … total; yields the function to call after each."""
+def iterations(
+    console: Console, label: str, total: int, records: Sequence[dict[str, Any]] = ()
+) -> Iterator[Show]:
+    """A display for the iterations after `records`, up to `total`; yields the function to call after each.
+
+    The teacher's cost is the last one that was measured: it does not drive in every iteration.
+    """
     columns = ("[bold]{task.description}", BarColumn(bar_width=20), MofNCompleteColumn())
     widgets = [TextColumn(column) if isinstance(column, str) else column for column in columns]
     bar = Progress(
@@ -46,15 +51,17 @@ def iterations(console: Console, label: str, total: int, start: int = 0) -> Iter
         transient=True,
         disable=not console.is_terminal,
     )
-    pace, known = Pace(0.0, 0.0, 0), {}
+    pace = Pace(0.0, 0.0, 0)
+    taught = [record["teacher_cost"] for record in records if record.get("teacher_cost") is not None][-1:]
     with bar:
-        task = bar.add_task(label, total=total, completed=start, figures="")
+        task = bar.add_task(label, total=total, completed=min(len(records), total), figures="")
 
         def show(iteration: int, record: dict[str, Any], seconds: float) -> None:
-            nonlocal pace, known
+            nonlocal pace
             pace = _add(pace, seconds)
-            known |= {name: value for name, value in record.items() if value is not None}
-            text = iteration_line(record | {"teacher_cost": known.get("teacher_cost")}, seconds)
+            if record.get("teacher_cost") is not None:
+                taught[:] = [record["teacher_cost"]]
+            text = iteration_line(record | {"teacher_cost": taught[0] if taught else None}, seconds)
             left = _left(pace, total - iteration)
             console.print(f"{label}  {iteration}/{total}  {text}  {left}", highlight=False, soft_wrap=True)
             bar.update(task, completed=iteration, figures=text)

@@ -84,6 +84,7 @@ def run_training(
     """
     if not resume:
         run.reserve(path)
+    experiment.check(config)
     algorithm = experiment.algorithm(config)
     with run.locked(path), loop.stop_signals():
         if not resume:
@@ -91,9 +92,9 @@ def run_training(
         elif (path / "config.json").exists():
             _note_versions(path, console)
         run.write_json(path / "config.json", experiment.to_json(config))
-        done = max([record["iteration"] for record in run.read_lines(path / "metrics.jsonl")], default=0)
+        records = run.read_lines(path / "metrics.jsonl")
         try:
-            with progress.iterations(console, label, config.iterations, min(done, config.iterations)) as show:
+            with progress.iterations(console, label, config.iterations, records) as show:
                 loop.train(algorithm, config, path, saving, show)
         except BaseException as error:
             how = "stopped and saved" if isinstance(error, KeyboardInterrupt) else "stopped by an error, kept"

@@ -252,7 +252,7 @@ def test_compare_fills_in_only_what_is_missing(tmp_path, capsys):
     words = [
         *("compare", "--algorithms", "toys:imitate", "toys:imitate(rate=.3)"),
         *("--envs", "toys:line", "toys:line(wall=4, teacher.gain=1.5)", "--seeds", 0, 1),
-        *("--iterations", 2, "--episodes", 3, "--out", tmp_path / "c"),
+        *("--iterations", 2, "--episodes", 3, "--out", tmp_path / "c", "--jobs", 1),
     ]
     code, out, _ = gps(capsys, *words)
     assert code == 0
@@ -277,6 +277,41 @@ def test_compare_fills_in_only_what_is_missing(tmp_path, capsys):
     code, _, err = gps(capsys, *longer)
     assert code == 1
     assert "was made with iterations = 2, not 4" in err
+
+
+def test_compare_in_processes_of_their_own_makes_the_same_runs(tmp_path, capsys):
+    variants = ["toys:imitate", "toys:imitate(rate=.3)"]
+    words = ["compare", "--algorithms", *variants, "--envs", "toys:line", "--seeds", 0, 1, "--iterations", 3]
+    words += ["--episodes", 3]
+    assert gps(capsys, *words, "--out", tmp_path / "one", "--jobs", 1)[0] == 0
+    process = start(*words, "--out", tmp_path / "two", "--jobs", 2)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, err) == (0, "")
+    assert out.count("3/3") == 4
+    for path in (tmp_path / "one").glob("*/*/seed-*"):
+        other = tmp_path / "two" / path.relative_to(tmp_path / "one")
+        assert bits(path) == bits(other)
+        assert (path / "eval.json").read_text() == (other / "eval.json").read_text()
+
+
+def test_compare_stops_its_processes_and_says_what_went_wrong_in_one(tmp_path):
+    slow = "toys:imitate(pause=.2)"
+    words = ["compare", "--envs", "toys:line", "--iterations", 100, "--jobs", 2, "--out", tmp_path / "c"]
+    process = start(*words, "--algorithms", slow, "toys:imitate(pause=.1)")
+    runs = [tmp_path / "c" / "toys-line" / f"toys-imitate-pause=.{n}" / "seed-0" for n in (1, 2)]
+    while not all(lines(run) for run in runs) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert all(checkpoint.steps(run / "checkpoints")[-1] == lines(run) for run in runs)
+    process = start(*words[:-1], tmp_path / "d", "--algorithms", slow, "toys:imitate(mode='broken')")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err == "gps: error: the cost returned NaN at step 3; check the cost function\n"
+    broken, going = sorted((tmp_path / "d").glob("*/*/seed-*"))
+    assert lines(broken) == 1
+    assert lines(going) < 100
 
 
 def test_lists_and_help(capsys):

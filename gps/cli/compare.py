@@ -1,6 +1,7 @@
 """`gps compare`: algorithms × envs × seeds, each a run directory, into one table and one plot."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from gps import checkpoint, run
-from gps.cli import evaluate, experiment, loop, options, summary, train, variants
+from gps.cli import evaluate, experiment, loop, options, summary, train, variants, workers
 from gps.cli.experiment import Config
+from gps.cli.loop import stop_signals
 from gps.cli.registry import UsageError
 
 __all__ = ["DESCRIPTION", "Cell", "compare", "main"]
@@ -42,13 +44,17 @@ class Flags:
     """Where runs, table and plot are kept."""
     film: bool = False
     """Whether to film teacher and student of every run."""
+    jobs: int | None = None
+    """Trainings at a time, each in a process (default: one per core); a variant's seeds share a process."""
+    judge: bool = True
+    """Whether to judge what is trained."""
 
 
 def main(arguments: Sequence[str], console: Console) -> None:
     """Runs the command."""
     flags = options.parse(Flags, arguments, "gps compare", DESCRIPTION)
-    for name, least in (("iterations", 1), ("episodes", 1)):
-        if getattr(flags, name) < least:
+    for name, least in (("iterations", 1), ("episodes", 1), ("jobs", 1)):
+        if getattr(flags, name) is not None and getattr(flags, name) < least:
             raise UsageError(f"--{name} must be at least {least}, got {getattr(flags, name)}")
     compare(flags, console)
 
@@ -80,9 +86,12 @@ def compare(flags: Flags, console: Console) -> list[dict[str, Any]]:
         raise UsageError("nothing to compare: name at least one of --algorithms, --envs and --seeds")
     for cell in cells:  # complain before the first hour of work, not after it
         _check(cell)
-    for i, cell in enumerate(cells):
-        label = f"[{i + 1}/{len(cells)}] {cell.algorithm} on {cell.env} seed {cell.config.seed}"
-        _fill(cell, flags, console, label.replace("[", r"\["))
+    with stop_signals():
+        _train(cells, flags, console)
+        if not flags.judge:
+            return []
+        for cell in cells:
+            _judge(cell, flags, console)
     rows = [_row(cell) for cell in cells]
     summary.write(rows, Path(flags.out), flags.episodes, console)
     return rows
@@ -111,20 +120,45 @@ def _check(cell: Cell) -> None:
         )
 
 
-def _fill(cell: Cell, flags: Flags, console: Console, label: str) -> None:
-    """Trains and judges the cell unless that is done."""
+def _train(cells: Sequence[Cell], flags: Flags, console: Console) -> None:
+    """Trains what is not trained yet: in this process if that is one variant, in several if they are more."""
+    missing = [cell for cell in cells if not _trained(cell)]
+    groups: dict[tuple[str, str], list[Cell]] = {}
+    for cell in missing:
+        groups.setdefault((cell.env, cell.algorithm), []).append(cell)
+    jobs = min(len(groups), flags.jobs or os.cpu_count() or 1)
+    if jobs > 1:
+        with workers.working([_command(group, flags) for group in groups.values()], jobs, console):
+            for cell in {cell.env: cell for cell in missing}.values() if flags.judge else ():
+                evaluate.judge_teacher(cell.config, _worlds(flags))
+        return
+    for cell in missing:
+        resume = (cell.path / "config.json").exists()
+        label = f"{cell.algorithm} on {cell.env} seed {cell.config.seed}".replace("[", r"\[")
+        train.run_training(cell.config, cell.path, console, loop.Saving(), resume, label)
+
+
+def _command(group: Sequence[Cell], flags: Flags) -> list[str]:
+    """The words that train one variant with all its seeds."""
+    seeds = [str(cell.config.seed) for cell in group]
+    words = ["compare", "--algorithms", group[0].algorithm, "--envs", group[0].env, "--seeds", *seeds]
+    return [*words, "--iterations", str(flags.iterations), "--out", flags.out, "--no-judge"]
+
+
+def _worlds(flags: Flags) -> evaluate.Worlds:
+    return evaluate.Worlds(flags.episodes, flags.eval_seed)
+
+
+def _judge(cell: Cell, flags: Flags, console: Console) -> None:
+    """Judges the cell unless that is done."""
     done = cell.path / "eval.json"
     if done.exists():
         found = run.read_json(done)
         same = (found["seed"], found["student"]["episodes"]) == (flags.eval_seed, flags.episodes)
         if same and found["iteration"] == cell.config.iterations:
-            console.print(f"{label}: kept", highlight=False)
+            console.print(f"{cell.path}: kept", highlight=False, markup=False)
             return
-    if not _trained(cell):
-        resume = (cell.path / "config.json").exists()
-        train.run_training(cell.config, cell.path, console, loop.Saving(), resume, label)
-    worlds = evaluate.Worlds(flags.episodes, flags.eval_seed)
-    evaluate.finish(cell.config, cell.path, console, worlds, flags.film)
+    evaluate.finish(cell.config, cell.path, console, _worlds(flags), flags.film)
 
 
 def _trained(cell: Cell) -> bool:

@@ -31,7 +31,9 @@ class World(NamedTuple):
 BUDGET = ("plato", "dagger", "bc")
 WORLDS_BY_NAME = {
     "forest": World("quadrotor_forest", 3.0, BUDGET, ">= 0.95", "<= 0.6"),
-    "hard forest": World("quadrotor_forest(density=.2, speed=4., gap=1.6)", 4.0, BUDGET, ">= 0.85"),
+    "hard forest": World(
+        "quadrotor_forest(density=.2, speed=4., gap=1.6, sideways=.3)", 4.0, BUDGET, ">= 0.85"
+    ),
     "canyon": World("quadrotor_canyon", 3.0, BUDGET, ">= 0.95"),
 }
 

@@ -33,8 +33,8 @@ RANGE = 8.0
 CONTROL_DT = 0.05
 SAFE_DISTANCE = 0.5
 """Clearance below which the flight cost pushes away, m."""
-WEIGHTS = (1.0, 0.3, 1.0, 2.0, 2.0, 0.5, 0.1, 60.0)
-"""Of the flight cost: forward, sideways and climbing speed, height, heading, tilt, body rates, clearance."""
+WEIGHTS = (1.0, 1.0, 2.0, 2.0, 0.5, 0.1, 60.0)
+"""Of the flight cost: forward and climbing speed, height, heading, tilt, body rates, clearance."""
 
 
 def world(add_obstacles: Callable[[mujoco.MjSpec], None]) -> mujoco.MjModel:
@@ -73,11 +73,14 @@ def world_engines(model: mujoco.MjModel) -> tuple[Engine, Engine]:
 
 
 def flight_cost(
-    speed: float, clearances: Callable[[Float[Array, " 3"]], Float[Array, " k"]], num_clearances: int
+    speed: float,
+    sideways: float,
+    clearances: Callable[[Float[Array, " 3"]], Float[Array, " k"]],
+    num_clearances: int,
 ) -> tuple[ResidualCost, ResidualCost]:
     """(stage, final) cost of flying along +x at `speed` m/s; `clearances` is position → [k], m.
 
-    Squares weighted by `WEIGHTS`, thrust by .5, and as clearance (max(0, .5 − d) / .5)²; the final cost is five
+    Squares weighted by `WEIGHTS`, sideways speed by `sideways`, thrust by .5, and as clearance (max(0, .5 − d) / .5)²; the final cost is five
     times the stage cost without the thrust.
     """
     sizes = (1, 1, 1, 1, 1, 2, 3, num_clearances)
@@ -94,7 +97,7 @@ def flight_cost(
     def stage(x: Array, u: Array, y: Array, t: Array) -> Array:
         return jnp.concatenate([flight(x), u - HOVER])
 
-    double = tuple(2 * w for w in WEIGHTS)
+    double = tuple(2 * w for w in (WEIGHTS[0], sideways, *WEIGHTS[1:]))
     return (
         residual_cost(stage, (*double, 1.0), (*norms, quadratic), (*sizes, 4)),
         residual_cost(lambda x, y: flight(x), tuple(5 * w for w in double), norms, sizes),

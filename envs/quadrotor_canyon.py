@@ -32,6 +32,7 @@ def quadrotor_canyon(
     slope: float = 0.7,
     speed: float = 3.0,
     gust: float = 0.2,
+    sideways: float = 1.0,
     horizon: int = 400,
 ) -> Env:
     """The task.
@@ -42,6 +43,8 @@ def quadrotor_canyon(
         slope: steepest dy/dx that a course can have.
         speed: commanded, m/s.
         gust: root mean square of the wind's force, N; the teacher's model has no wind.
+        sideways: weight of sideways speed in the flight cost (forward speed has 1): with less the teacher dodges
+            rather than brakes, keeps its speed among dense trees, and is harder to imitate.
         horizon: control steps of .05 s in an episode.
     """
     if width < 4 * quad.RADIUS or bend < 4 * canyon.STEP or not 0 <= slope <= canyon.STEEPEST:
@@ -54,7 +57,7 @@ def quadrotor_canyon(
 
     def define(context: Canyon, planning: bool) -> Task:
         stage, final = quad.flight_cost(
-            speed, lambda pos: canyon.wall_distances(context.course, pos, width) - quad.RADIUS, 2
+            speed, sideways, lambda pos: canyon.wall_distances(context.course, pos, width) - quad.RADIUS, 2
         )
 
         def inputs(x: Array) -> Array:

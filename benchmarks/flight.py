@@ -1,7 +1,7 @@
-"""PLATO, DAgger and BC on the quadrotor worlds: 5 seeds, 200 unseen worlds; the same as one `gps compare` a world.
+"""PLATO, DAgger and BC on the quadrotor worlds: 5 seeds, 200 unseen worlds, as one `gps compare` each.
 
-The runs are kept in runs/flight and are resumed where they were stopped. λ and all other settings were chosen on the
-worlds of training and on those of the progress display, never on the ones judged here.
+The runs are kept in runs/flight and are resumed where they were stopped. λ and all other settings were
+chosen on the worlds of training and of the progress display, never on the ones judged here.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,8 @@
 """iLQR beside MuJoCo MPC's iLQG on its own three tasks, in units of one engine step.
 
-The peer (C++, one thread) was measured in steps of `mj_step` on the same kind of machine; dividing by the time of
-one step, measured in the same run, makes the two comparable. Each number of threads runs in a process of its own,
-pinned to that many cores.
+The peer (C++, one thread) was measured in steps of `mj_step` on the same kind of machine; dividing by the
+time of one step, measured in the same run, makes the two comparable. Each number of threads runs in a
+process of its own, pinned to that many cores.
 """
 
 import json
@@ -41,7 +41,7 @@ PEERS = {"cartpole": Peer(4014, 7.158), "acrobot": Peer(8232, 307.40), "walker":
 
 
 def suite(name: str, sensors: str = "") -> mujoco.MjModel:
-    """A model of dm_control's suite with Euler's integrator, dt = .01 s and `sensors` (MJCF) in place of its own."""
+    """A model of dm_control's suite, Euler's integrator, dt = .01 s, with `sensors` (type, object, name)."""
     import dm_control
 
     path = Path(dm_control.__file__).parent / "suite" / f"{name}.xml"
@@ -68,7 +68,7 @@ class Problem(NamedTuple):
 
 
 def task(model: mujoco.MjModel, start: np.ndarray, knots: int, residual: Callable, **terms: tuple) -> Problem:
-    """The planning problem; the peer's return is the mean cost of its `knots` knots, the last at zero control."""
+    """The problem; the peer's return is the mean cost of its `knots` knots, the last at zero control."""
     stage = residual_cost(residual, **terms)
 
     def last(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -126,7 +126,7 @@ TASKS = {"cartpole": cartpole, "acrobot": acrobot, "walker": walker}
 
 
 def measure(name: str, repeats: int) -> dict[str, float]:
-    """On the cores this process may use: seconds per engine step and per solve, and what the solve reached."""
+    """On this process's cores: seconds per engine step and per solve, and what the solve reached."""
     env, model = TASKS[name]()
     x0 = env.init(jax.random.key(0))
     zero = jnp.zeros((env.horizon, env.nu))

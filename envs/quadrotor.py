@@ -80,8 +80,8 @@ def flight_cost(
 ) -> tuple[ResidualCost, ResidualCost]:
     """(stage, final) cost of flying along +x at `speed` m/s; `clearances` is position → [k], m.
 
-    Squares weighted by `WEIGHTS`, sideways speed by `sideways`, thrust by .5, and as clearance (max(0, .5 − d) / .5)²; the final cost is five
-    times the stage cost without the thrust.
+    Squares weighted by `WEIGHTS`, sideways speed by `sideways`, thrust by .5, and as clearance
+    (max(0, .5 − d) / .5)²; the final cost is five times the stage cost without the thrust.
     """
     sizes = (1, 1, 1, 1, 1, 2, 3, num_clearances)
     norms = (quadratic,) * len(sizes)

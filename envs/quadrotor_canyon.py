@@ -43,8 +43,8 @@ def quadrotor_canyon(
         slope: steepest dy/dx that a course can have.
         speed: commanded, m/s.
         gust: root mean square of the wind's force, N; the teacher's model has no wind.
-        sideways: weight of sideways speed in the flight cost (forward speed has 1): with less the teacher dodges
-            rather than brakes, keeps its speed among dense trees, and is harder to imitate.
+        sideways: weight of sideways speed in the flight cost (forward speed has 1); with less the teacher
+            dodges rather than brakes.
         horizon: control steps of .05 s in an episode.
     """
     if width < 4 * quad.RADIUS or bend < 4 * canyon.STEP or not 0 <= slope <= canyon.STEEPEST:

@@ -40,8 +40,8 @@ def quadrotor_forest(
         speed: commanded, m/s.
         gap: least distance between the centres of two trees, m.
         gust: root mean square of the wind's force, N; the teacher's model has no wind.
-        sideways: weight of sideways speed in the flight cost (forward speed has 1): with less the teacher dodges
-            rather than brakes, keeps its speed among dense trees, and is harder to imitate.
+        sideways: weight of sideways speed in the flight cost (forward speed has 1); with less the teacher
+            dodges rather than brakes, which keeps its speed among dense trees.
         horizon: control steps of .05 s in an episode.
     """
     count = round(density * float(np.prod(TILE)))

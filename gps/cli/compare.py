@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
-from gps import checkpoint, run
+from gps import checkpoint, plots, run, video
 from gps.cli import evaluate, experiment, loop, options, summary, train, variants, workers
 from gps.cli.experiment import Config
 from gps.cli.loop import stop_signals
 from gps.cli.registry import UsageError
+from gps.video import Clip
 
 __all__ = ["DESCRIPTION", "Cell", "compare", "main"]
 
@@ -90,8 +91,9 @@ def compare(flags: Flags, console: Console) -> list[dict[str, Any]]:
         _train(cells, flags, console)
         if not flags.judge:
             return []
-        for cell in cells:
-            _judge(cell, flags, console)
+        clips = [_judge(cell, flags, console) for cell in cells]
+        if flags.film:
+            _picture(cells, clips, Path(flags.out), console)
     rows = [_row(cell) for cell in cells]
     summary.write(rows, Path(flags.out), flags.episodes, console)
     return rows
@@ -149,16 +151,36 @@ def _worlds(flags: Flags) -> evaluate.Worlds:
     return evaluate.Worlds(flags.episodes, flags.eval_seed)
 
 
-def _judge(cell: Cell, flags: Flags, console: Console) -> None:
-    """Judges the cell unless that is done."""
+def _judge(cell: Cell, flags: Flags, console: Console) -> tuple[Clip, ...]:
+    """Judges the cell unless that is done; returns the teacher's and the student's episodes if it was not."""
     done = cell.path / "eval.json"
     if done.exists():
         found = run.read_json(done)
         same = (found["seed"], found["student"]["episodes"]) == (flags.eval_seed, flags.episodes)
         if same and found["iteration"] == cell.config.iterations:
             console.print(f"{cell.path}: kept", highlight=False, markup=False)
-            return
-    evaluate.finish(cell.config, cell.path, console, _worlds(flags), flags.film)
+            return ()
+    return evaluate.finish(cell.config, cell.path, console, _worlds(flags), flags.film)[1]
+
+
+def _picture(cells: Sequence[Cell], clips: Sequence[tuple[Clip, ...]], out: Path, console: Console) -> None:
+    """flight.png: every driver of the first env and seed in the first world, where the env can be drawn."""
+    first = cells[0]
+    scene = experiment.scene(first.config)
+    same = [
+        (cell.algorithm, found)
+        for cell, found in zip(cells, clips, strict=True)
+        if found and (cell.env, cell.config.seed) == (first.env, first.config.seed)
+    ]
+    if not same or scene.drawing is None or scene.drawing.still is None:
+        return
+    titles = ["teacher", *(algorithm for algorithm, _ in same)]
+    drivers = [same[0][1][0], *(found[1] for _, found in same)]
+    try:
+        shown = scene.drawing.still(scene.env, video.side_by_side(drivers, 0), titles)
+        plots.save(shown, out / "flight.png")
+    except plots.PlotError as error:
+        console.print(f"note: {error}", highlight=False)
 
 
 def _trained(cell: Cell) -> bool:

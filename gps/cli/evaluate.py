@@ -61,7 +61,7 @@ def main(arguments: Sequence[str], console: Console) -> None:
         raise UsageError(f"--episodes must be at least 1, got {flags.episodes}")
     path = Path(flags.run)
     config = experiment.from_json(run.read_config(path))
-    found = finish(config, path, console, Worlds(flags.episodes, flags.seed), flags.film)
+    found, _ = finish(config, path, console, Worlds(flags.episodes, flags.seed), flags.film)
     console.print(table(found))
     console.print(f"see {path / 'report.md'}", highlight=False)
 
@@ -90,8 +90,10 @@ def finish(
     console: Console,
     worlds: Worlds,
     film: bool,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], tuple[Clip, ...]]:
     """Writes eval.json, flight.mp4, curves.png and report.md; what cannot be made is said, not raised.
+
+    Returns what eval.json holds, and the teacher's and the student's episodes.
 
     Args:
         config: of the run.
@@ -101,6 +103,7 @@ def finish(
         film: whether to film.
     """
     found: dict[str, Any] = {}
+    clips: tuple[Clip, ...] = ()
     if worlds.episodes:
         with console.status("judging the student"):
             done, variables = _student(config, path)
@@ -115,12 +118,13 @@ def finish(
             "teacher": teacher.figures,
         }
         run.write_json(path / "eval.json", found)
+        clips = teacher.clip, student.clip
         if film:
             with console.status("filming"):
-                _film(config, path, student.clip, teacher.clip, console)
+                _film(config, path, clips, console)
     for missing in report.write(path):
         console.print(f"note: {missing}", highlight=False)
-    return found
+    return found, clips
 
 
 def judge_teacher(config: Config, worlds: Worlds) -> Judged:
@@ -179,12 +183,12 @@ def table(found: dict[str, Any]) -> Table:
     return made
 
 
-def _film(config: Config, path: Path, student: Clip, teacher: Clip, console: Console) -> None:
+def _film(config: Config, path: Path, clips: tuple[Clip, ...], console: Console) -> None:
     """flight.mp4 and flight.png: the same worlds, teacher on the left, student on the right."""
     scene = experiment.scene(config)
-    clips = [video.side_by_side((teacher, student), world) for world in _telling(student)]
+    shown = [video.side_by_side(clips, world) for world in _telling(clips[1])]
     try:
-        video.film(path / "flight.mp4", scene.env, clips, ("teacher", "student"), scene.drawing)
+        video.film(path / "flight.mp4", scene.env, shown, ("teacher", "student"), scene.drawing)
     except (video.FilmError, plots.PlotError) as error:
         console.print(f"note: no film: {error}", highlight=False)
 

@@ -58,6 +58,8 @@ def write(rows: Sequence[dict[str, Any]], path: Path, episodes: int, console: Co
     try:
         plots.bars(_bars(rows), "time to failure (s)", path / "compare.png")
         picture = "\n\n![comparison](compare.png)"
+        if (path / "flight.png").exists():
+            picture += "\n\n![every driver in the same world](flight.png)"
     except plots.PlotError as error:
         console.print(f"note: {error}", highlight=False)
     run.write_atomic(
@@ -89,5 +91,6 @@ def _bars(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
     for row in rows:
         drivers = groups.setdefault(row["env"], {})
         drivers.setdefault(row["algorithm"], []).append(row["student"]["time_to_failure"])
-        drivers.setdefault("teacher", [row["teacher"]["time_to_failure"]])
+    for row in rows:
+        groups[row["env"]].setdefault("teacher", [row["teacher"]["time_to_failure"]])
     return groups

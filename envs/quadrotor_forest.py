@@ -31,7 +31,12 @@ class Forest(NamedTuple):
 
 
 def quadrotor_forest(
-    density: float = 0.12, speed: float = 3.0, gap: float = 2.0, gust: float = 0.2, horizon: int = 400
+    density: float = 0.12,
+    speed: float = 3.0,
+    gap: float = 2.0,
+    gust: float = 0.2,
+    sideways: float = 1.0,
+    horizon: int = 400,
 ) -> Env:
     """The task.
 

@@ -35,7 +35,7 @@ demo: $(STAMP)
 	$(BIN)/gps demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow" -n $(JOBS)
+	$(BIN)/python -m pytest -m "not slow" -n $(JOBS) --dist loadfile
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -127,7 +127,7 @@ class Observer(NamedTuple):
     init: Callable[[Key[Array, ""]], PyTree]
     """key → memory at the start of an episode."""
     observe: Callable[..., tuple[PyTree, PyTree]]
-    """(key, memory, x, y, u_prev) → (obs, memory); y = `Env.sense(x, u_prev)`; u_prev is zero at first."""
+    """(key, memory, x, y, u_prev) → (obs, memory); y = `Env.sense(x, u_prev)`, u_prev zero at first."""
 
 
 class Env(NamedTuple):
@@ -179,8 +179,8 @@ class Env(NamedTuple):
     reward: Callable[..., Float[Array, ""]] | None = None
     """(x, u, x') → reward, where the task has one that is not −cost."""
     planning: "Env | None" = None
-    """The model that planners should use in place of this env (coarser steps, fewer geoms, no gusts), with the
-    same state and controls; `bind` binds it too. None: this env itself."""
+    """The model that planners should use in place of this env (coarser steps, fewer geoms, no gusts),
+    with the same state and controls; `bind` binds it too. None: this env itself."""
     metrics: Callable[..., dict[str, Float[Array, ""]]] | None = None
     """(x, u) → named figures of merit of one step, averaged over episodes by `gps.evaluate`."""
 
@@ -192,7 +192,7 @@ class Trajectory(NamedTuple):
     us: Float[Array, "T nu"]
     """Controls as executed, i.e. inside the limits."""
     ys: Float[Array, "T+1 ny"]
-    costs: Float[Array, "T+1"]
+    costs: Float[Array, " T+1"]
     """T stage costs and the final cost."""
     status: Int[Array, ""]
 
@@ -249,9 +249,9 @@ class Teacher(NamedTuple):
     init: Callable[..., PyTree]
     """(key, x0) → state."""
     act: Callable[..., tuple[Action, PyTree]]
-    """(key, state, x, t) → (action, state), at one control step. x is the state that really occurred."""
+    """(key, state, x, t) → (action, state); x is the state that really occurred."""
     update: Callable[..., tuple[PyTree, dict[str, Array]]]
-    """(key, state, trajectories, kl_terms) → (state, info); a teacher that does not learn returns its state."""
+    """(key, state, trajectories, kl_terms) → (state, info); who does not learn returns its state."""
 
 
 # -------------------------------------------------------------------------------------- students
@@ -279,7 +279,8 @@ class Student(NamedTuple):
 class Dataset(NamedTuple):
     """Labelled steps, fixed capacity N; a slot with weight 0 is empty.
 
-    `key` reconstructs the context (`env.sample_context(key)`), so that a stored `x` can be labelled or looked at again.
+    `key` reconstructs the context (`env.sample_context(key)`), so that a stored `x` can be labelled or
+    looked at again.
     """
 
     obs: PyTree
@@ -309,12 +310,12 @@ class Dataset(NamedTuple):
 
 
 class Algorithm(NamedTuple):
-    """The outer loop: ordinary Python over jitted programs, collect on the CPU and fit on the student's device."""
+    """The outer loop: Python over jitted programs, collect on the CPU and fit on the student's device."""
 
     init: Callable[[Key[Array, ""]], PyTree]
     """key → state. The state holds everything the next step needs: saving it is a checkpoint."""
     step: Callable[[Key[Array, ""], PyTree], tuple[PyTree, dict[str, Any]]]
     """(key, state) → (state, info): one iteration; info is what a human wants to see. The key of an
-    iteration is `jax.random.fold_in(run_key, iteration)`, so that a resumed run continues with the same bits."""
+    iteration is `jax.random.fold_in(run_key, iteration)`: a resumed run continues with the same bits."""
     policy: Callable[[PyTree], PyTree]
     """state → the student's variables, to evaluate or export."""

@@ -73,8 +73,9 @@ def ilqr(
     a step of at least ½ and grows after a shorter one or none, by a factor that itself grows while
     the direction lasts; below the smallest it is 0.
     `grid` holds the step sizes tried when the full step brings less than the share `enough` of what the
-    model promised: all in one batch, the best of them and the full step is taken. `hessian` as in `gps.expand.quadratise`. `second_order`, a twice differentiable
-    (x, u) → x' without clipping, adds the dynamics' curvature (full DDP) where the state is flat.
+    model promised: all in one batch, the best of them and the full step is taken. `hessian` as in
+    `gps.expand.quadratise`. `second_order`, a twice differentiable (x, u) → x' without clipping, adds the
+    dynamics' curvature (full DDP) where the state is flat.
 
     Raises:
         ValueError: horizon or iterations below 1, or an empty or impossible grid.

@@ -60,8 +60,8 @@ def line_search(
 ) -> Search:
     """The full step, and where it brings less than `enough` (and is `wanted`) the best of it and the grid.
 
-    Accepted: at least 1e-4 of the decrease that the quadratic model expects of that step. `enough` is a share of
-    the decrease expected of the full step.
+    Accepted: at least 1e-4 of the decrease that the quadratic model expects of that step. `enough` is a
+    share of the decrease expected of the full step.
     """
     dtype = cost.dtype
 

@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, from a project that has a folder `envs` of its own where that is promised."""
+"""The README's examples run as they stand, also beside a foreign folder `envs` where that is promised."""
 
 import os
 import re
@@ -40,7 +40,7 @@ def test_own_task_fits_in_thirty_lines_and_learns(tmp_path):
     assert done.returncode == 0, done.stderr
     costs = [float(line.split()[1]) for line in done.stdout.splitlines()]
     assert len(costs) == 3
-    # The pose wanted costs nothing, hanging down costs 1: a student that has learnt the way up is near the first.
+    # The pose wanted costs nothing, hanging down costs 1.
     assert costs[-1] < 0.6
 
 

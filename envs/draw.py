@@ -20,7 +20,7 @@ __all__ = ["canyon_flight", "flight", "forest_flight"]
 
 GROUND, SKY, TREE, EDGE, LASER = "#eef2e6", "#f4f8fc", "#5f8f4e", "#3d6331", "#e8590c"
 ROCK, CLIFF, CRASH = "#b3a28a", "#6b5a45", "#d9480f"
-TRAILS = ("#1c5fb0", "#c2255c", "#5f3dc4", "#0b7285")
+TRAILS = ("#1c5fb0", "#c2255c", "#7048e8", "#0b7285")
 """A colour per driver."""
 BEHIND, AHEAD, ASIDE = 4.0, 10.5, 4.2
 """What the film shows around the drone, m."""
@@ -198,7 +198,7 @@ def _axes_of(quat: Float[np.ndarray, " 4"]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _whole_flight(env: Env, clip: Clip, titles: Sequence[str], obstacles: Obstacles) -> Any:
-    """The first world from above on two rows, with every driver's trail; the last driver's laser, twice."""
+    """The first world from above on two rows, with every driver's trail; the second one's laser, twice."""
     low, high = _corners(clip)
     low, high = low + np.array([BEHIND - 2, 2 * ASIDE - 3]), high - np.array([AHEAD - 2, 2 * ASIDE - 3])
     length, width, head = (high[0] - low[0]) / 2, 12.8, 0.4
@@ -213,7 +213,7 @@ def _whole_flight(env: Env, clip: Clip, titles: Sequence[str], obstacles: Obstac
         for i, title in enumerate(titles):
             _trail(axes, clip, i, title)
         left = low[0] + row * length
-        _fan(axes, env, clip, len(titles) - 1, left + 0.3 * length)
+        _fan(axes, env, clip, min(1, len(titles) - 1), left + 0.3 * length)
         axes.set(xlim=(left, left + length), ylim=(low[1], high[1]))
         for tens in range(int(np.ceil(left / 10)), int((left + length) // 10) + 1):
             axes.text(10 * tens, low[1] + 0.2, f"{10 * tens} m", fontsize=9, ha="center", color=CLIFF)
@@ -225,7 +225,8 @@ def _whole_flight(env: Env, clip: Clip, titles: Sequence[str], obstacles: Obstac
 
 def _trail(axes: Any, clip: Clip, i: int, title: str) -> None:
     xs, colour = clip.xs[i, : clip.lasted[i]], TRAILS[i % len(TRAILS)]
-    axes.plot(xs[:, 0], xs[:, 1], color=colour, linewidth=2.4, label=title, zorder=3)
+    under = {"linewidth": 7.0, "alpha": 0.35} if i == 0 else {"linewidth": 2.4}  # the first one shows beneath
+    axes.plot(xs[:, 0], xs[:, 1], color=colour, label=title, zorder=3, **under)
     if clip.failed[i]:
         axes.plot(*xs[-1, :2], marker="X", color=CRASH, markersize=15, markeredgecolor="white", zorder=8)
 

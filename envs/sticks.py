@@ -14,7 +14,7 @@ from gps.video import Clip, Drawing, Frame
 
 __all__ = ["Sticks", "cartpole", "pendulum", "reacher", "sticks"]
 
-COLOURS = ("#1c5fb0", "#c2255c", "#5f3dc4", "#0b7285")
+COLOURS = ("#1c5fb0", "#c2255c", "#7048e8", "#0b7285")
 """One per driver."""
 
 

@@ -69,8 +69,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(tmp_path, capsys):
     assert bits(killed) == bits(whole)
 
 
-@pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_saves_says_how_to_go_on_and_does(tmp_path, capsys, which):
+def test_ctrl_c_saves_says_how_to_go_on_and_does(tmp_path, capsys):
     run_dir, options = tmp_path / "r", ["--iterations", 30, "--checkpoint-every", 1000]
     process = start(*TOY, *options, "--algorithm.pause", 0.05, "--run-dir", run_dir)
     while lines(run_dir) < 3 and process.poll() is None:
@@ -79,8 +78,8 @@ def test_ctrl_c_saves_says_how_to_go_on_and_does(tmp_path, capsys, which):
     assert code == 1
     assert f"in use by process {process.pid}" in err
     assert err.count("\n") == 1
-    process.send_signal(which)
-    out, err = process.communicate(timeout=60)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert f"gps train --run-dir {run_dir} --resume" in out
     assert "Traceback" not in err
@@ -285,7 +284,7 @@ def test_compare_in_processes_of_their_own_makes_the_same_runs(tmp_path, capsys)
     words += ["--episodes", 3]
     assert gps(capsys, *words, "--out", tmp_path / "one", "--jobs", 1)[0] == 0
     process = start(*words, "--out", tmp_path / "two", "--jobs", 2)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
     assert out.count("3/3") == 4
     for path in (tmp_path / "one").glob("*/*/seed-*"):
@@ -302,11 +301,12 @@ def test_compare_stops_its_processes_and_says_what_went_wrong_in_one(tmp_path):
     while not all(lines(run) for run in runs) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == 130
-    assert all(checkpoint.steps(run / "checkpoints")[-1] == lines(run) for run in runs)
+    saved = [checkpoint.steps(run / "checkpoints")[-1] for run in runs]
+    assert saved == [lines(run) for run in runs], "SIGTERM is what it sends them"
     process = start(*words[:-1], tmp_path / "d", "--algorithms", slow, "toys:imitate(mode='broken')")
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert err == "gps: error: the cost returned NaN at step 3; check the cost function\n"
     broken, going = sorted((tmp_path / "d").glob("*/*/seed-*"))

@@ -158,7 +158,7 @@ def _judge(cell: Cell, flags: Flags, console: Console) -> tuple[Clip, ...]:
         found = run.read_json(done)
         same = (found["seed"], found["student"]["episodes"]) == (flags.eval_seed, flags.episodes)
         if same and found["iteration"] == cell.config.iterations:
-            console.print(f"{cell.path}: kept", highlight=False, markup=False)
+            console.print(f"{cell.path}: kept", highlight=False, markup=False, soft_wrap=True)
             return ()
     return evaluate.finish(cell.config, cell.path, console, _worlds(flags), flags.film)[1]
 

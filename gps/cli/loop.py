@@ -83,13 +83,23 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def stop_signals() -> Iterator[None]:
-    """Makes SIGTERM (a batch system's polite request) the same as Ctrl-C."""
+    """Makes SIGTERM (a batch system's polite request) the same as Ctrl-C.
 
-    def stop(*_: Any) -> None:
+    A library that was interrupted may say so by an exception of its own: that is Ctrl-C too.
+    """
+    asked: list[int] = []
+
+    def stop(number: int, *_: Any) -> None:
+        asked.append(number)
         raise KeyboardInterrupt
 
     with _handlers(stop):
-        yield
+        try:
+            yield
+        except Exception as error:
+            if asked:
+                raise KeyboardInterrupt from error
+            raise
 
 
 @contextmanager

@@ -47,7 +47,9 @@ def working(commands: Sequence[Sequence[str]], jobs: int, console: Console) -> I
             running.discard(process)
             if process.returncode and not stopped:
                 errors.seek(0)
-                last = errors.read().strip().rpartition("\n")[2]
+                traceback, _, last = errors.read().strip().rpartition("\n")
+                if traceback:
+                    print(traceback, file=sys.stderr)
                 raise RunError(last.removeprefix("gps: error: ") or f"gps {' '.join(words)} failed")
 
     def stop() -> None:

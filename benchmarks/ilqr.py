@@ -31,13 +31,16 @@ ENOUGH = 0.3
 
 
 class Peer(NamedTuple):
-    """Of MuJoCo MPC, one thread: mj_steps per iteration, and the mean stage cost after 20 iterations."""
+    """Of MuJoCo MPC, one thread: mj_steps per iteration, and the mean stage cost after 20 iterations.
+
+    The cost is the largest number that rounds to the digits that were printed: 7.158, 307.40, .01266.
+    """
 
     steps: float
     cost: float
 
 
-PEERS = {"cartpole": Peer(4014, 7.158), "acrobot": Peer(8232, 307.40), "walker": Peer(3450, 0.01266)}
+PEERS = {"cartpole": Peer(4014, 7.1585), "acrobot": Peer(8232, 307.405), "walker": Peer(3450, 0.012665)}
 
 
 def suite(name: str, sensors: str = "") -> mujoco.MjModel:
@@ -135,7 +138,7 @@ def measure(name: str, repeats: int) -> dict[str, float]:
     solution, trace = solve(x0, zero)
     knots = env.horizon + 1
     costs = np.asarray(trace.cost)[: int(solution.iterations)] / knots
-    reached = np.flatnonzero(costs <= PEERS[name].cost * (1 + 5e-4))
+    reached = np.flatnonzero(costs <= PEERS[name].cost)
     first = int(reached[0]) + 1 if reached.size else ITERATIONS + 1
     to_return = jax.jit(ilqr(env, iterations=min(first, ITERATIONS), tolerance=0.0, enough=ENOUGH).solve)
     jax.block_until_ready(to_return(x0, zero))
@@ -207,7 +210,7 @@ def case(name: str) -> Callable[[bool], list[Row]]:
             if threads == 1:
                 found += [
                     Row(
-                        "return after 20 iterations", got["cost"], "cost", f"<= {peer.cost * (1 + 5e-4):.6g}"
+                        "return after 20 iterations", got["cost"], "cost", f"<= {peer.cost:.6g}"
                     ),
                     Row("iterations to the peer's return", got["first"], "iterations"),
                     Row("one mj_step", got["step"] * 1e6, "µs"),

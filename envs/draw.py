@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from envs import canyon
 from envs import quadrotor as quad
-from envs.quadrotor_forest import TILE, radii
+from envs.forest import TILE, radii
 from gps import plots
 from gps.placement import cpu_jit
 from gps.types import Env
@@ -71,7 +71,7 @@ def flight(obstacles: Obstacles) -> Drawing:
 
 def forest(axes: Any, env: Env, clip: Clip, i: int) -> None:
     """Trees, with their images in the periodic forest."""
-    trees = np.asarray(clip.context.trees)[i]
+    trees = np.asarray(clip.context.trees.centres)[i]
     low, high = _corners(clip)
     copies = [
         np.arange(np.floor(a / size) - 1, np.ceil(b / size) + 1)

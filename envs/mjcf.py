@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from envs.mujoco import Engine, engine
 from gps.rollout import clip_control, closed_loop, trajectory_costs
-from gps.types import Cost, Env, FinalCost, Limits, LinearGaussian, Observer, Trajectory
+from gps.types import Cost, Env, FinalCost, Limits, LinearGaussian, Mirror, Observer, Trajectory
 
 __all__ = ["Task", "from_engine", "from_mjcf", "load_model", "sensor_slices"]
 
@@ -37,6 +37,8 @@ class Task(NamedTuple):
     """(x, u) → figures of merit."""
     planning: Env | None = None
     """The model that planners use instead."""
+    mirror: Mirror | None = None
+    """A symmetry of the task, in terms of what `observe` returns."""
 
 
 def from_mjcf(
@@ -166,6 +168,7 @@ def from_engine(
             reward=task.reward,
             planning=task.planning,
             metrics=task.metrics,
+            mirror=task.mirror,
         )
 
     env = bind(default_context)

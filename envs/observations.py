@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
-from gps.types import Env, Observer
+from gps.types import Env, Mirror, Observer
 
 __all__ = ["delay", "dropout", "history", "noise", "subset"]
 
@@ -40,7 +40,8 @@ def history(env: Env, n: int) -> Env:
         ValueError: n < 1.
     """
     _at_least("history", "n", n, 1)
-    return _observe_through(env, lambda observer: _windowed(env, observer, n, lambda past: past))
+    each = lambda mirror: mirror._replace(obs=jax.vmap(mirror.obs))  # noqa: E731
+    return _observe_through(env, lambda observer: _windowed(env, observer, n, lambda past: past), each)
 
 
 def delay(env: Env, steps: int) -> Env:
@@ -85,7 +86,7 @@ def noise(env: Env, std: float | Sequence[float] | Array) -> Env:
 
         return observer._replace(observe=observe)
 
-    return _observe_through(env, wrap)
+    return _observe_through(env, wrap, lambda mirror: None if scale.ndim else mirror)
 
 
 def dropout(env: Env, rate: float) -> Env:
@@ -131,16 +132,22 @@ def subset(env: Env, select: Sequence[int] | Sequence[str] | slice | Callable[[P
 
         return observer._replace(observe=observe)
 
-    return _observe_through(env, wrap)
+    return _observe_through(env, wrap, lambda mirror: None)
 
 
 # ------------------------------------------------------------------------------------- internals
 
 
-def _observe_through(env: Env, wrap: Callable[[Observer], Observer]) -> Env:
-    """`env` with its observer wrapped, whatever context it is bound to later."""
+def _observe_through(
+    env: Env,
+    wrap: Callable[[Observer], Observer],
+    reflect: Callable[[Mirror], Mirror | None] = lambda mirror: mirror,
+) -> Env:
+    """`env` with its observer wrapped, whatever context it is bound to later; `reflect` adapts its mirror."""
     return env._replace(
-        observer=wrap(env.observer), bind=lambda context: _observe_through(env.bind(context), wrap)
+        observer=wrap(env.observer),
+        bind=lambda context: _observe_through(env.bind(context), wrap, reflect),
+        mirror=None if env.mirror is None else reflect(env.mirror),
     )
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 from envs.manifold import quat_rotate
 from envs.mujoco import Engine, engine
 from gps.costs import quadratic, residual_cost
-from gps.types import ResidualCost
+from gps.types import Mirror, ResidualCost
 
 ASSET = Path(__file__).parent / "assets" / "quadrotor.xml"
 RADIUS = 0.2
@@ -117,6 +117,14 @@ def observe(speed: float) -> Callable[[Array, Array], Array]:
         return jnp.concatenate([inverse, forward[1:2], up[:2], error, x[10:13], x[2:3] - ALTITUDE])
 
     return see
+
+
+_SWAPPED = np.r_[NUM_RAYS - 1 : -1 : -1, NUM_RAYS : NUM_RAYS + 10]
+_SIGNS = np.r_[np.ones(NUM_RAYS), -1, 1, -1, 1, -1, 1, -1, 1, -1, 1]
+LEFT_IS_RIGHT = Mirror(
+    obs=lambda obs: obs[_SWAPPED] * jnp.asarray(_SIGNS, obs.dtype), control=np.eye(4)[[1, 0, 3, 2]]
+)
+"""Rays and motors change sides; heading, roll, sideways speed, roll and yaw rate change signs."""
 
 
 def failed(x: Float[Array, " 13"], y: Float[Array, " 31"]) -> Array:

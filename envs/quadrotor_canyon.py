@@ -72,6 +72,7 @@ def quadrotor_canyon(
             failed=quad.failed if not planning else Task._field_defaults["failed"],
             inputs=None if planning else inputs,
             metrics=quad.metrics,
+            mirror=quad.LEFT_IS_RIGHT,
             planning=None if planning else model(context),
         )
 

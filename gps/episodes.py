@@ -102,7 +102,7 @@ def episodes(
     make_teacher: Callable[[Env], Teacher] | None = None,
     student: Student | None = None,
     replace: bool = True,
-    spares: int = 8,
+    spares: int = 3,
 ) -> Callable[[Key[Array, " W"], PyTree, PyTree], Steps]:
     """(keys [W], student variables, drive's settings) → `Steps` of W worlds for `num_steps` control steps.
 

@@ -32,6 +32,7 @@ __all__ = [
     "Limits",
     "LinearDynamics",
     "LinearGaussian",
+    "Mirror",
     "Observer",
     "QuadraticCost",
     "ResidualCost",
@@ -130,6 +131,18 @@ class Observer(NamedTuple):
     """(key, memory, x, y, u_prev) → (obs, memory); y = `Env.sense(x, u_prev)`, u_prev zero at first."""
 
 
+class Mirror(NamedTuple):
+    """A symmetry of the task, such as left and right exchanged.
+
+    Episodes seen in this mirror are as likely, and their actions as good, as the episodes themselves.
+    """
+
+    obs: Callable[[PyTree], PyTree]
+    """observation → its reflection."""
+    control: Float[Array, "nu nu"]
+    """An orthogonal matrix: u → control @ u."""
+
+
 class Env(NamedTuple):
     """A task: dynamics, costs, what may be observed, and the context that varies per episode.
 
@@ -183,6 +196,8 @@ class Env(NamedTuple):
     with the same state and controls; `bind` binds it too. None: this env itself."""
     metrics: Callable[..., dict[str, Float[Array, ""]]] | None = None
     """(x, u) → named figures of merit of one step, averaged over episodes by `gps.evaluate`."""
+    mirror: Mirror | None = None
+    """A symmetry that students may learn from."""
 
 
 class Trajectory(NamedTuple):

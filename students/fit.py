@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from gps.dataset import size, split
 from gps.types import Dataset, Student
+from students.augment import Augment
 from students.losses import Loss
 from students.shuffle import seed_of, stream
 
@@ -82,6 +83,7 @@ def fit(
     updates: int | None = None,
     validation: float = 0.0,
     patience: int | None = None,
+    augment: Augment | None = None,
 ) -> Fit:
     """Minimise the weighted mean of `loss` over the filled slots of a dataset.
 
@@ -106,6 +108,7 @@ def fit(
         validation: share of the slots held out, the same ones in every run.
         patience: stop after this many epochs without a new lowest validation loss (training loss, as long as
             nothing is held out). With it, the parameters of the best epoch are returned; without, the last.
+        augment: (key, step) → step, what every step of a minibatch goes through, see `students.augment`.
 
     Raises:
         ValueError: on settings that contradict each other.
@@ -127,7 +130,7 @@ def fit(
         objective = _objective(student, loss, statistics)
         train = data._replace(weight=train_weight)
         count = size(train)
-        update = _updater(objective, optimizer, seed_of(key), train, batch_size)
+        update = _updater(objective, optimizer, key, train, batch_size, augment)
         held_out = _held_out(objective, data._replace(weight=held_weight), validation)
         steps = -(-count // batch_size) if updates is None else updates
 
@@ -198,16 +201,17 @@ def _objective(student: Student, loss: Loss, statistics: PyTree) -> Callable:
 def _updater(
     objective: Callable,
     optimizer: optax.GradientTransformation,
-    seed: UInt[Array, "2"],
+    key: Key[Array, ""],
     train: Dataset,
     batch_size: int,
+    augment: Augment | None,
 ) -> Callable:
     """(params, opt_state, i) → (params, opt_state, loss): the i-th update of a run.
 
     Weights are divided by their mean over the dataset, not over the minibatch: the gradient is then
     unbiased for the weighted mean over the dataset.
     """
-    count = size(train)
+    count, seed = size(train), seed_of(key)
     filled = jnp.nonzero(train.weight > 0, size=train.weight.shape[0], fill_value=0)[0].astype(jnp.int32)
     mean_weight = jnp.sum(train.weight) / jnp.maximum(count, 1)
     steps = _steps(train)._replace(weight=train.weight / jnp.where(mean_weight > 0, mean_weight, 1))
@@ -215,6 +219,8 @@ def _updater(
     def update(params: PyTree, opt_state: PyTree, i: Int[Array, ""]) -> tuple[PyTree, PyTree, Array]:
         rows = filled[stream(seed, i, count, batch_size)]
         batch = jax.tree.map(lambda leaf: leaf[rows], steps)
+        if augment is not None:
+            batch = jax.vmap(augment)(jax.random.split(jax.random.fold_in(key, i), batch_size), batch)
         value, gradient = jax.value_and_grad(objective)(params, batch)
         change, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, change), opt_state, value

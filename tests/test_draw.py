@@ -49,7 +49,7 @@ def test_rays_end_on_trees():
     x = clip.xs[0, 0]
     ranges = draw._laser(env, clip, clip.xs[None, :, 0])[0, 0]
     beams = draw._beams(x, ranges)
-    trees = np.asarray(clip.context.trees[0])
+    trees = np.asarray(clip.context.trees.centres[0])
     offsets = beams[:, 1, None] - trees[None]
     tile = np.asarray(draw.TILE)
     offsets = (offsets + tile / 2) % tile - tile / 2

@@ -9,7 +9,9 @@ from labelled import compiled, example, flat_obs, random_steps
 from scipy.stats import chi2
 
 from gps import dataset as ds
+from gps.types import Mirror
 from students import adam, fit, kl, mlp, mse, nll
+from students.augment import reflect
 from students.shuffle import seed_of, stream
 
 KEY = jax.random.key(5)
@@ -113,6 +115,25 @@ def test_a_linear_student_finds_the_weighted_least_squares_solution():
     least = np.sum(root**2 * (inputs @ solution - dataset.mean[:40]) ** 2) / np.sum(root**2) / 2
     np.testing.assert_allclose(info["loss"], least, rtol=0.1)
     assert (int(info["samples"]), int(info["updates"]), bool(info["finite"])) == (40, 3000, True)
+
+
+def test_in_the_mirror_a_student_learns_from_both_sides():
+    rng = np.random.default_rng(1)
+    dataset = ring(rng, 40, 64)
+    dataset = dataset._replace(weight=jnp.sign(dataset.weight))
+    turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    mirror = Mirror(lambda obs: jax.tree.map(jnp.negative, obs), turn)
+    student = mlp(2, hidden=(), dtype=jnp.float64)
+    settings = {"batch_size": 256, "updates": 3000, "augment": reflect(mirror)}
+    fitter = fit(student, mse(), adam(1e-2, updates=3000, decay=0.6), **settings)
+    state, _ = fitter.run(KEY, start(fitter, student, dataset), dataset)
+    inputs, labels = flat_obs(dataset)[:40], np.asarray(dataset.mean[:40])
+    both = np.column_stack([np.concatenate([inputs, -inputs]), np.ones(80)])
+    solution, *_ = np.linalg.lstsq(both, np.concatenate([labels, labels @ turn.T]), rcond=None)
+    mean = means(student, state, dataset)[:40]
+    np.testing.assert_allclose(mean, both[:40] @ solution, atol=3e-2)
+    alone, *_ = np.linalg.lstsq(both[:40], labels, rcond=None)
+    assert np.abs(both[:40] @ (alone - solution)).max() > 0.3
 
 
 @pytest.mark.parametrize("name", ["nll", "kl"])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from envs import canyon, quadrotor_canyon, quadrotor_forest
+from envs import forest as trees_around
 from envs import quadrotor as quad
 from gps.algorithms.defaults import pairing
 
@@ -71,14 +72,14 @@ def to_floor(x):
 
 
 def images(trees):
-    shifts = quadrotor_forest.TILE * np.array([[i, j] for i in range(-2, 3) for j in range(-2, 3)])
+    shifts = trees_around.TILE * np.array([[i, j] for i in range(-2, 3) for j in range(-2, 3)])
     return (trees[:, None] + shifts).reshape(-1, 2), np.repeat(np.arange(len(trees)), len(shifts))
 
 
 def ray_to_circles(x, trees):
     """Distance along each ray to the nearest of the endless pillars around periodic `trees`."""
     centres, which = images(trees)
-    radius = quadrotor_forest.radii(len(trees))[which]
+    radius = trees_around.radii(len(trees))[which]
     d = beams(x)
     flat = np.linalg.norm(d[:, :2], axis=1)
     way = d[:, :2] / flat[:, None]
@@ -91,7 +92,7 @@ def ray_to_circles(x, trees):
 
 def clearance_to_trees(pos, trees):
     centres, which = images(trees)
-    distance = np.linalg.norm(centres - pos, axis=1) - quadrotor_forest.radii(len(trees))[which]
+    distance = np.linalg.norm(centres - pos, axis=1) - trees_around.radii(len(trees))[which]
     return distance.min() - quad.RADIUS
 
 
@@ -99,7 +100,7 @@ def test_laser_of_the_forest_sees_the_nearest_tree():
     rng, worlds = np.random.default_rng(0), draw(forest(), 12)
     xs, expected = [], []
     while len(xs) < 12:
-        trees = worlds.trees[len(xs)]
+        trees = worlds.trees.centres[len(xs)]
         x = pose(np.r_[rng.uniform(-30, 30, 2), 1.5], rng.uniform(0, 0.4), rng)
         if clearance_to_trees(x[:2], trees) > 0.02:
             xs.append(x)
@@ -115,12 +116,12 @@ def test_contact_in_the_forest_is_negative_clearance():
     rng, n = np.random.default_rng(1), 60
     worlds = draw(forest(), 3)
     worlds = jax.tree.map(lambda a: np.repeat(a, n // 3, axis=0), worlds)
-    radius = quadrotor_forest.radii(worlds.trees.shape[1])
+    radius = trees_around.radii(worlds.trees.centres.shape[1])
     xs, expected = [], []
-    for trees in worlds.trees:
+    for trees in worlds.trees.centres:
         i, angle, gap = rng.integers(len(trees)), rng.uniform(0, 2 * np.pi), rng.uniform(-0.1, 0.1)
         out = np.array([np.cos(angle), np.sin(angle)]) * (radius[i] + quad.RADIUS + gap)
-        pos = trees[i] + out + quadrotor_forest.TILE * rng.integers(-2, 3, 2)
+        pos = trees[i] + out + trees_around.TILE * rng.integers(-2, 3, 2)
         xs.append(pose(np.r_[pos, rng.uniform(0.5, 2.5)]))
         expected.append(clearance_to_trees(pos, trees))
     y = np.asarray(sense("forest")(worlds, np.array(xs)))
@@ -146,13 +147,28 @@ def test_failure_is_tilt():
 
 
 def test_forests_keep_gap_and_clearing():
-    for trees in draw(forest(), 8, seed=5).trees:
+    for trees in draw(forest(), 8, seed=5).trees.centres:
         centres, which = images(trees)
         apart = np.linalg.norm(trees[:, None] - centres[None], axis=2)
         apart[np.arange(len(trees))[:, None] == which[None]] = np.inf
         assert apart.min() >= 2.0 - 1e-9
-        assert np.linalg.norm(centres, axis=1).min() >= quadrotor_forest.CLEARING - 1e-9
-        assert np.all((trees >= 0) & (trees <= quadrotor_forest.TILE))
+        assert np.linalg.norm(centres, axis=1).min() >= trees_around.CLEARING - 1e-9
+        assert np.all((trees >= 0) & (trees <= trees_around.TILE))
+
+
+def test_every_tree_within_reach_is_known():
+    rng, worlds, reach = np.random.default_rng(2), draw(forest(), 8), quadrotor_forest.REACH
+    distances, met = jax.jit(trees_around.distances), 0
+    for i in range(8):
+        trees = jax.tree.map(lambda a, i=i: a[i], worlds.trees)
+        centres, which = images(trees.centres)
+        for pos in rng.uniform(-30, 30, (200, 2)):
+            every = np.linalg.norm(centres - pos, axis=1) - trees_around.radii(len(trees.centres))[which]
+            known = np.sort(np.asarray(distances(trees, pos)))
+            close = np.sort(every[every < reach])
+            np.testing.assert_allclose(known[: len(close)], close, atol=1e-9)
+            met += len(close)
+    assert met > 500
 
 
 # ---------------------------------------------------------------------------------------- canyon
@@ -333,3 +349,43 @@ def test_student_sees_range_heading_tilt_velocity_error_rates_and_height():
     np.testing.assert_allclose(seen[:4], [1 / 8, 1 / 8, 1 / quad.RADIUS, 1 / 4])
     rest = [np.sin(turn), 0, 0, 2.0, 0.5, 0.1, 0.1, 0.2, 0.3, 0.2]
     np.testing.assert_allclose(seen[30:], rest, atol=1e-12)
+
+
+def reflected_forest(world):
+    centres = world.trees.centres * [1, -1]
+    trees = trees_around._plant(
+        lambda i, _: jnp.asarray(centres)[i], len(centres), 2.0, quadrotor_forest.REACH
+    )
+    return world._replace(trees=trees, gust=reflected_gust(world.gust))
+
+
+def reflected_canyon(world):
+    return world._replace(course=world.course * [-1, 1], gust=reflected_gust(world.gust))
+
+
+def reflected_gust(waves):
+    return waves * [1, -1, 1, -1]
+
+
+@pytest.mark.parametrize(("name", "reflect"), [
+    ("quadrotor_forest", reflected_forest), ("quadrotor_canyon", reflected_canyon)
+])  # fmt: skip
+def test_in_the_mirror_everything_is_the_same(name, reflect):
+    env = pairing(name, gust=0.5).env
+    rng, sides = np.random.default_rng(3), np.array([1, -1, 1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1])
+
+    @jax.jit
+    def look(world, x, u):
+        bound = env.bind(world)
+        y = bound.sense(x, u)
+        obs, _ = bound.observer.observe(jax.random.key(0), (), x, y, u)
+        return obs, bound.step(x, u)[0], bound.cost(x, u, y, 0), bound.failed(x, y)
+
+    for world in (jax.tree.map(lambda a, i=i: a[i], draw(env, 4)) for i in range(4)):
+        x, u = pose([0.5, 0.3, 1.5], 0.4, rng), rng.uniform(0, 1, 4)
+        x[7:] = rng.normal(size=6)
+        here, there = look(world, x, u), look(reflect(world), x * sides, env.mirror.control @ u)
+        np.testing.assert_allclose(env.mirror.obs(here[0]), there[0], atol=1e-9)
+        np.testing.assert_allclose(here[1] * sides, there[1], atol=1e-9)
+        np.testing.assert_allclose(here[2:], there[2:], atol=1e-9)
+        assert np.abs(here[0] - there[0]).max() > 0.1  # they are not the same to begin with

@@ -15,6 +15,7 @@ from gps.episodes import TEACHER, Drive, Steps, as_dataset, episodes, example_ro
 from gps.evaluate import disagreement, evaluate
 from gps.placement import cpu_jit, student_jit
 from gps.types import Algorithm, Dataset, Env, Student, Teacher
+from students.augment import reflect
 from students.fit import FitState, adam, fit
 from students.losses import kl
 
@@ -77,7 +78,9 @@ def imitation(
     """
     _check(budget)
     optimizer = adam(budget.learning_rate, updates=budget.iterations * budget.updates)
-    fitter = fit(student, kl(), optimizer, batch_size=budget.batch_size, updates=budget.updates)
+    augment = None if env.mirror is None else reflect(env.mirror)
+    size, updates = budget.batch_size, budget.updates
+    fitter = fit(student, kl(), optimizer, batch_size=size, updates=updates, augment=augment)
     collect = episodes(env, drive, budget.num_steps, make_teacher=make_teacher, student=student)
     improve = student_jit(fitter.run)
     trial = _trial(env, student, budget.test_worlds)

@@ -133,6 +133,7 @@ def _train(cells: Sequence[Cell], flags: Flags, console: Console) -> None:
         with workers.working([_command(group, flags) for group in groups.values()], jobs, console):
             for cell in {cell.env: cell for cell in missing}.values() if flags.judge else ():
                 evaluate.judge_teacher(cell.config, _worlds(flags))
+                loop.stop_if_asked()
         return
     for cell in missing:
         resume = (cell.path / "config.json").exists()

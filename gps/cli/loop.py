@@ -18,7 +18,7 @@ from gps.cli.experiment import Config, keys
 from gps.cli.progress import Show
 from gps.types import Algorithm
 
-__all__ = ["Saving", "last_state", "stop_signals", "train"]
+__all__ = ["Saving", "last_state", "stop_if_asked", "stop_signals", "train"]
 
 
 class Saving(NamedTuple):
@@ -55,6 +55,7 @@ def train(algorithm: Algorithm, config: Config, path: Path, saving: Saving, show
                         checkpoint.save(path / "checkpoints", done, state, saving.keep)
                         saved = done
                 show(done, record, seconds)
+                stop_if_asked()
         except KeyboardInterrupt:
             with held_signals():
                 if saved < done and not _donated(state):
@@ -87,19 +88,28 @@ def stop_signals() -> Iterator[None]:
 
     A library that was interrupted may say so by an exception of its own: that is Ctrl-C too.
     """
-    asked: list[int] = []
+    _asked.clear()
 
-    def stop(number: int, *_: Any) -> None:
-        asked.append(number)
+    def stop(*_: Any) -> None:
+        _asked.set()
         raise KeyboardInterrupt
 
     with _handlers(stop):
         try:
             yield
         except Exception as error:
-            if asked:
+            if _asked.is_set():
                 raise KeyboardInterrupt from error
             raise
+
+
+def stop_if_asked() -> None:
+    """Raises the KeyboardInterrupt that a callback of the garbage collector or a finaliser has swallowed."""
+    if _asked.is_set():
+        raise KeyboardInterrupt
+
+
+_asked = threading.Event()
 
 
 @contextmanager

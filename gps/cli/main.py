@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -47,6 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def entry() -> NoReturn:
+    """The process `gps`: exits with the code of `main`.
+
+    After Ctrl-C it leaves without tearing the interpreter down, which crashes now and then when JAX was
+    interrupted in the middle of a compilation. Everything is saved by then.
+    """
+    code = main()
+    if code == INTERRUPTED:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 def _dispatch(words: list[str], console: Console) -> None:
     if not words or words[0] in ("-h", "--help"):
         _help(console)
@@ -83,4 +98,4 @@ def _one_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

@@ -82,7 +82,11 @@ def case(name: str) -> Callable[[bool], list[Row]]:
                 Row(f"{algorithm} time to failure ÷ teacher's, worst seed", times.min(), "ratio"),
                 Row(f"{algorithm} survival", mean["survived"], "share"),
                 Row(f"{algorithm} speed", mean["speed"], "m/s"),
-                Row(f"{algorithm} training crashes per seed, mean", np.mean(crashes[algorithm]), "crashes"),
+                Row(
+                    f"{algorithm} training crashes per seed, mean",
+                    float(np.mean(crashes[algorithm])),
+                    "crashes",
+                ),
                 Row(f"{algorithm} training crashes, worst seed", max(crashes[algorithm]), "crashes", most),
             ]
         share = np.sum(crashes["plato"]) / max(1, np.sum(crashes["dagger"]))

@@ -22,7 +22,7 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -143,7 +143,7 @@ def _spread(values: Sequence[float]) -> Timing:
 
 def main(
     name: str,
-    cases: dict[str, Case],
+    cases: Mapping[str, Case],
     seeds: Sequence[int] = (),
     x64: bool = True,
     argv: Sequence[str] | None = None,
@@ -184,7 +184,7 @@ def main(
         console.print(f"written: benchmarks/results/{path.name}")
 
 
-def _measure(cases: dict[str, Case], fast: bool, console: Console) -> list[dict[str, Any]]:
+def _measure(cases: Mapping[str, Case], fast: bool, console: Console) -> list[dict[str, Any]]:
     """The rows of all cases, with progress."""
     rows = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def labelled(n: int, n_obs: int, nu: int) -> Dataset:
     return ds.add(ds.empty(n, example._replace(next_slot=jnp.int32(0))), steps)
 
 
-def fitting(dataset: Dataset, loss: students.Loss, hidden: tuple[int, ...], **settings: int) -> Callable:
+def fitting(dataset: Dataset, loss: students.Loss, hidden: tuple[int, ...], **settings: Any) -> Callable:
     """A call that runs one fit, always from the same state."""
     n_obs, nu = dataset.obs.shape[1], dataset.mean.shape[1]
     student = students.mlp(nu, hidden)

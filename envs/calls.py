@@ -3,9 +3,9 @@
 import copy
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -103,8 +103,8 @@ def bind(handle: Handle, substeps: int, eps: float, centered: bool) -> Calls:
 
 
 def _call(
-    handle: Handle, target: str, shapes: Callable, codes: int, settings: dict[str, np.generic]
-) -> Callable[..., list[Array]]:
+    handle: Handle, target: str, shapes: Callable, codes: int, settings: Mapping[str, np.generic]
+) -> Callable[..., Sequence[Any]]:
     """The custom call `target`: floats of `shapes(*operands)` and `codes` int32 scalars, on any platform."""
 
     def results(operands: tuple[Array, ...]) -> list[jax.ShapeDtypeStruct]:
@@ -112,7 +112,7 @@ def _call(
         floats = [jax.ShapeDtypeStruct((*batch, *shape), dtype) for shape in shapes(*operands)]
         return floats + [jax.ShapeDtypeStruct(batch, jnp.int32)] * codes
 
-    def native(*operands: Array) -> list[Array]:
+    def native(*operands: Array) -> Sequence[Array]:
         call = jax.ffi.ffi_call(target, results(operands), vmap_method="expand_dims")
         # Reading the id through the handle keeps the native engine alive as long as this closure.
         return call(*operands, engine=np.int64(handle.id), **settings)
@@ -125,7 +125,7 @@ def _call(
     def through_host(*operands: Array) -> list[Array]:
         return jax.pure_callback(on_host, results(operands), *operands, vmap_method="broadcast_all")
 
-    def call(*operands: Array) -> list[Array]:
+    def call(*operands: Array) -> Sequence[Array]:
         # The custom calls exist on the CPU. In a program for another platform they are made from the host.
         return jax.lax.platform_dependent(*operands, cpu=native, default=through_host)
 

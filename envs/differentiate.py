@@ -104,7 +104,11 @@ def _state_tangents(name: str, tangents: tuple) -> list[Array]:
             f"{name} is not differentiable with respect to its inputs (applied forces, mocap poses): "
             "wrap them in jax.lax.stop_gradient"
         )
-    return [jnp.zeros(t.shape, t.dtype) if isinstance(t, SymbolicZero) else t for t in rest]
+    # A SymbolicZero forwards `dtype` to its aval, which its annotations do not say.
+    return [
+        jnp.zeros(t.shape, t.dtype) if isinstance(t, SymbolicZero) else t  # pyright: ignore[reportArgumentType]
+        for t in rest
+    ]
 
 
 def _held(local: LinearDynamics, moves: Array) -> LinearDynamics:

@@ -41,7 +41,7 @@ def sample_trees(key: Array, count: int, gap: float, reach: float, tries: int = 
             apart = jnp.sqrt(jnp.min(jnp.where(near < 0, jnp.inf, square)))
             return jnp.minimum(apart, jnp.linalg.norm(_offset(jnp.zeros(2), spot)) - CLEARING + gap)
 
-        def look(best: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        def look(best: tuple) -> tuple:
             rooms = jax.vmap(room)(spots[i, best[0]])
             j = jnp.argmax(jnp.minimum(rooms, gap))
             spot = jnp.where(rooms[j] > best[2], spots[i, best[0], j], best[1])

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
 from envs.mujoco import Engine, engine
@@ -251,7 +252,7 @@ def _check_first_cost(env: Env) -> None:
         return jnp.stack([env.cost(x, u, y, jnp.int32(0)), env.final_cost(x, y)])
 
     costs = jax.jit(first)(jax.random.key(0))
-    if not isinstance(costs, jax.core.Tracer) and not np.all(np.isfinite(costs)):
+    if not isinstance(costs, Tracer) and not np.all(np.isfinite(costs)):
         raise ValueError(
             f"{env.name}: cost and final_cost at the first state are {costs[0]} and {costs[1]}: "
             "both must be finite; look for a division by zero, a root or a logarithm"

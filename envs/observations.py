@@ -183,6 +183,10 @@ def _arguments(env: Env) -> tuple[jax.ShapeDtypeStruct, ...]:
 
 def _picker(full: PyTree, select: Sequence[int] | Sequence[str] | slice) -> Callable[[PyTree], PyTree]:
     if isinstance(full, dict):
+        if isinstance(select, slice):
+            raise ValueError(
+                f"subset: the observation is a dict: give names from {sorted(full)}, not {select}"
+            )
         names = [select] if isinstance(select, str) else list(select)
         for name in names:
             if name not in full:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import mujoco
-import numpy as np
 from jaxtyping import Array, Float
 
 from envs import canyon
@@ -86,7 +85,7 @@ def quadrotor_canyon(
         sees,
         functools.partial(define, planning=False),
         lambda key: sample_canyon(key, bend, slope),
-        default_context=Canyon(np.zeros((WAVES, 2)), np.zeros((quad.NUM_GUSTS, 4))),
+        default_context=Canyon(jnp.zeros((WAVES, 2)), jnp.zeros((quad.NUM_GUSTS, 4))),
         horizon=horizon,
         name="quadrotor_canyon",
         dynamics=moves,

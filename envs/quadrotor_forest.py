@@ -53,7 +53,7 @@ def quadrotor_forest(
             f"{count} trees {gap} m apart do not fit on {area:.0f} m²: lower density or "
             "gap (density * gap² must stay below .63), or plant at least one tree"
         )
-    default = Forest(forest.two_rows(count, gap, REACH), np.zeros((quad.NUM_GUSTS, 4)))
+    default = Forest(forest.two_rows(count, gap, REACH), jnp.zeros((quad.NUM_GUSTS, 4)))
     sees, moves = quad.world_engines(_model(count))
     plan_engine = quad.planning_engine()
 

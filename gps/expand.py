@@ -1,7 +1,7 @@
 """Local models along a trajectory: linear dynamics and quadratic costs in the tangent space."""
 
 from collections.abc import Callable
-from typing import Literal, TypeVar
+from typing import Literal, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +122,7 @@ def _expand(
     return value, J.T @ grad, J.T @ curvature @ J
 
 
-def _is_gauss_newton(cost: Callable, hessian: Hessian) -> bool:
+def _is_gauss_newton(cost: Callable, hessian: Hessian) -> TypeGuard[ResidualCost]:
     if hessian == "gauss_newton" and not isinstance(cost, ResidualCost):
         raise ValueError("hessian='gauss_newton' needs a ResidualCost: see gps.costs.residual_cost")
     return isinstance(cost, ResidualCost) and hessian != "exact"

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from gps.gaussian import Gaussian
@@ -115,8 +116,8 @@ class ResidualCost(NamedTuple):
 class Limits(NamedTuple):
     """Box on the controls; ±inf where there is none."""
 
-    low: Float[Array, " nu"]
-    high: Float[Array, " nu"]
+    low: Float[Array | np.ndarray, " nu"]
+    high: Float[Array | np.ndarray, " nu"]
 
 
 class Observer(NamedTuple):
@@ -139,7 +140,7 @@ class Mirror(NamedTuple):
 
     obs: Callable[[PyTree], PyTree]
     """observation → its reflection."""
-    control: Float[Array, "nu nu"]
+    control: Float[Array | np.ndarray, "nu nu"]
     """An orthogonal matrix: u → control @ u."""
 
 

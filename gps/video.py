@@ -211,6 +211,6 @@ def _pace(steps: int, dt: float, seconds: float) -> tuple[int, float]:
 def _even(frame: Frame) -> Frame:
     """h264 wants even sizes: one row or column repeated where needed."""
     frame = np.asarray(frame, np.uint8)
-    height, width = frame.shape[:2]
-    padded = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    odd = np.array([[0, size % 2] for size in (*frame.shape[:2], 0)])
+    padded = np.pad(frame, odd, mode="edge")
     return np.ascontiguousarray(padded)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from gps.expand import Hessian, linearise, quadratise
@@ -50,7 +51,7 @@ class _State(NamedTuple):
     accepted: Array
     status: Array
     trace: Trace
-    count: Array
+    iteration: Array
 
 
 def ilqr(
@@ -118,9 +119,8 @@ def ilqr(
         t0: Int[Array, ""] | int = 0,
         mu: Float[Array, ""] | None = None,
     ) -> tuple[Solution, Trace]:
-        controller = warm
-        if not isinstance(warm, LinearGaussian):
-            controller = open_loop(env, x0, jnp.asarray(warm, x0.dtype))
+        given = isinstance(warm, LinearGaussian)
+        controller = warm if given else open_loop(env, x0, jnp.asarray(warm, x0.dtype))
         if controller.us.shape != (T, env.nu):
             raise ValueError(f"warm start must be [T, nu] = {(T, env.nu)}, came {controller.us.shape}")
         start = jnp.asarray(schedule[0] if mu is None else mu, x0.dtype)
@@ -170,7 +170,7 @@ def _floor(tolerance: float, cost: Array) -> Array:
 
 
 def _running(state: _State, iterations: int) -> Array:
-    return (state.status == SolveStatus.RUNNING) & (state.count < iterations)
+    return (state.status == SolveStatus.RUNNING) & (state.iteration < iterations)
 
 
 def _ending(
@@ -204,7 +204,7 @@ def _record(
         gradient=jnp.mean(jnp.max(jnp.abs(back.k) / (jnp.abs(nominal) + 1), axis=1)),
         status=status,
     )
-    trace = jax.tree.map(lambda rows, value: rows.at[state.count].set(value), state.trace, row)
+    trace = jax.tree.map(lambda rows, value: rows.at[state.iteration].set(value), state.trace, row)
     up, down = _raise(state.mu, state.growth, schedule), _lower(state.mu, state.growth, schedule)
     trusted = tried.accepted & (tried.alpha >= 0.5)
     mu, growth = (jnp.where(trusted, a, b) for a, b in zip(down, up, strict=True))
@@ -219,7 +219,7 @@ def _record(
         accepted=tried.accepted,
         status=status,
         trace=trace,
-        count=state.count + 1,
+        iteration=state.iteration + 1,
     )
 
 
@@ -258,7 +258,7 @@ def _solution(state: _State, regularise: Regularise) -> Solution:
         definite=definite,
         cost=state.cost,
         mu=state.mu,
-        iterations=state.count,
+        iterations=state.iteration,
         status=status.astype(jnp.int32),
     )
 
@@ -274,6 +274,6 @@ def _vector_hessian(dynamics: Callable, n: int) -> Callable[..., Array]:
 
 def _unlimited(limits: Limits) -> bool:
     """Whether no control has a limit; a traced limit may be one."""
-    if any(isinstance(side, jax.core.Tracer) for side in limits):
+    if any(isinstance(side, Tracer) for side in limits):
         return False
     return bool(np.all(np.isinf(limits.low)) and np.all(np.isinf(limits.high)))

@@ -148,6 +148,7 @@ def test_wrappers_keep_the_dtype(name, dtype):
         (lambda: watch(noise(ENV, [0.1, 0.2])), r"std of shape \(2,\) does not fit .* shape \(3,\)"),
         (lambda: subset(ENV, [3]), "indices from 0 to 2 expected, came \\[3\\]"),
         (lambda: subset(named(), [0]), "no 0"),
+        (lambda: subset(named(), slice(1)), "give names from \\['place', 'speed'\\]"),
         (lambda: subset(history(ENV, 2), [0]), "needs an observation that is one vector"),
     ],
 )

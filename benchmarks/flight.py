@@ -18,31 +18,33 @@ WORLDS = 200
 
 
 class World(NamedTuple):
-    """An env as `gps compare` spells it, its algorithms, and what is promised of each."""
+    """An env as `gps compare` spells it, the budget of every algorithm, and what is promised."""
 
     env: str
     speed: float
-    algorithms: tuple[str, ...]
+    budget: str
     plato: str
     """Target of PLATO's time to failure as a share of the teacher's."""
     bc: str | None = None
 
 
-BUDGET = ("plato", "dagger", "bc")
+ALGORITHMS = {"plato": "lam=1e9, regret=2., ", "dagger": "", "bc": ""}
+"""Options of each, besides the budget."""
+HARD = "quadrotor_forest(density=.2, speed=4., gap=1.6, sideways=.3, student.hidden=(256, 256))"
+BUDGET, LARGE_BUDGET = "num_worlds=16, updates=3000", "num_worlds=64, updates=4000, batch_size=512"
 WORLDS_BY_NAME = {
     "forest": World("quadrotor_forest", 3.0, BUDGET, ">= 0.95", "<= 0.6"),
-    "hard forest": World(
-        "quadrotor_forest(density=.2, speed=4., gap=1.6, sideways=.3)", 4.0, BUDGET, ">= 0.85"
-    ),
+    "hard forest": World(HARD, 4.0, LARGE_BUDGET, ">= 0.85"),
     "canyon": World("quadrotor_canyon", 3.0, BUDGET, ">= 0.95"),
 }
 
 
 def compared(name: str, fast: bool) -> list[dict[str, Any]]:
     """The rows of `gps compare` for one world."""
+    world = WORLDS_BY_NAME[name]
     flags = compare.Flags(
-        algorithms=WORLDS_BY_NAME[name].algorithms,
-        envs=(WORLDS_BY_NAME[name].env,),
+        algorithms=tuple(f"{a}({own}{world.budget})" for a, own in ALGORITHMS.items()),
+        envs=(world.env,),
         seeds=SEEDS[:1] if fast else SEEDS,
         iterations=1 if fast else 8,
         episodes=2 if fast else WORLDS,
@@ -63,12 +65,10 @@ def case(name: str) -> Callable[[bool], list[Row]]:
             Row("teacher survival", teacher["survived"], "share", ">= 0.95"),
             Row("teacher speed ÷ commanded", teacher["speed"] / world.speed, "ratio", ">= 0.9"),
         ]
-        crashes = {
-            a: [r["training"]["crashes"] for r in found if r["algorithm"] == a] for a in world.algorithms
-        }
+        runs_of = {a: [row for row in found if row["algorithm"].startswith(a)] for a in ALGORITHMS}
+        crashes = {a: [row["training"]["crashes"] for row in runs] for a, runs in runs_of.items()}
         targets = {"plato": world.plato, "bc": world.bc}
-        for algorithm in world.algorithms:
-            runs = [row for row in found if row["algorithm"] == algorithm]
+        for algorithm, runs in runs_of.items():
             times = np.array([row["student"]["time_to_failure"] for row in runs]) / teacher["time_to_failure"]
             mean = {k: float(np.mean([row["student"][k] for row in runs])) for k in ("survived", "speed")}
             most = "<= 2" if algorithm == "plato" else None

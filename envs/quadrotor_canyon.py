@@ -66,7 +66,7 @@ def quadrotor_canyon(
         return Task(
             cost=stage,
             final_cost=final,
-            init=quad.start(speed, lateral=width / 2 - 2 * quad.RADIUS),
+            init=quad.start(speed, lateral=max(0.0, width / 2 - quad.RADIUS - quad.SAFE_DISTANCE)),
             observe=quad.observe(speed) if not planning else lambda x, y: x,
             failed=quad.failed if not planning else Task._field_defaults["failed"],
             inputs=None if planning else inputs,

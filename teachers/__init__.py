@@ -12,6 +12,6 @@
 
 from teachers.ilqr import ILQR, Solution, SolveStatus, Trace, ilqr
 from teachers.mpc import MPCState, mpc
-from teachers.tilt import tilt
+from teachers.tilt import temper, tilt
 
-__all__ = ["ILQR", "MPCState", "Solution", "SolveStatus", "Trace", "ilqr", "mpc", "tilt"]
+__all__ = ["ILQR", "MPCState", "Solution", "SolveStatus", "Trace", "ilqr", "mpc", "temper", "tilt"]

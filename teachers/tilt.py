@@ -1,4 +1,4 @@
-"""PLATO's adapted action: the teacher's local quadratic pulled towards the student, in closed form."""
+"""PLATO's adapted action: between the teacher and its student, in closed form."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -7,7 +7,7 @@ from gps.gaussian import symmetrise
 from gps.types import Action, Gaussian, Limits
 from teachers.linalg import box_qp, solve_spd
 
-__all__ = ["tilt"]
+__all__ = ["temper", "tilt"]
 
 
 def tilt(
@@ -36,6 +36,25 @@ def tilt(
     tilted, _ = solve_spd(H, eye)
     own = jnp.clip(action.dist.mean, low, high)
     return Gaussian(jnp.where(qp.ok, qp.x, own), jnp.where(qp.ok, symmetrise(pull * tilted), action.dist.cov))
+
+
+def temper(
+    action: Action, wanted: Float[Array, " nu"], regret: Float[Array, ""] | float
+) -> Float[Array, " nu"]:
+    """`wanted`, drawn back towards the teacher's own action until it costs at most `regret` more than that.
+
+    By the action's local quadratic, Q(u* + s Δ) − Q(u*) = s (Quu u* + q)ᵀΔ + ½ s² ΔᵀQuuΔ, so `regret` is in
+    units of the cost-to-go; the first term counts where u* lies on a limit. With Quu⁻¹ as the covariance
+    in PLATO's KL term this is λ = s / (1 − s), at every state as large as the state allows: far from
+    trouble the student is followed all the way. `regret` > 0 may be ∞.
+    """
+    own = action.dist.mean
+    way = wanted - own
+    linear = (action.Quu @ own + action.q) @ way
+    square = jnp.maximum(0.5 * way @ action.Quu @ way, 0)
+    allowed = jnp.asarray(regret, own.dtype)
+    share = 2 * allowed / (linear + jnp.sqrt(linear**2 + 4 * square * allowed))
+    return jnp.where(linear + square <= allowed, wanted, own + share * way)
 
 
 def _shares(lam: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:

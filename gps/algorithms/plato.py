@@ -1,5 +1,6 @@
 """PLATO: the teacher drives as the student would like it to (Kahn, Zhang, Levine & Abbeel, ICRA 2017)."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from gps.algorithms.imitation import Budget, ImitationState, imitation
 from gps.episodes import MIXTURE, teacher_drives
 from gps.gaussian import inverse_spd, symmetrise
 from gps.types import Action, Algorithm, Env, Gaussian, Student, Teacher
-from teachers.tilt import tilt
+from teachers.tilt import temper, tilt
 
 
 def plato(
@@ -20,6 +21,7 @@ def plato(
     student: Student,
     *,
     lam: float = 3.0,
+    regret: float = math.inf,
     iterations: int = 8,
     num_worlds: int = 8,
     num_steps: int = 150,
@@ -34,11 +36,16 @@ def plato(
     of the mean Quu of all labels so far. λ = 0 is behaviour cloning, λ = ∞ visits the states of DAgger. The
     teacher drives iteration 0 alone, while the student knows nothing.
 
+    As published, one λ serves all states: what is safe near an obstacle holds the student back everywhere.
+    A finite `regret` lets each state choose (ours, see `teachers.temper`): then λ can be ∞, and the student
+    is followed exactly wherever its action costs at most that much more than the teacher's.
+
     Args:
         env: the task.
         make_teacher: Env → Teacher, called on the env bound to an episode's context.
         student: the policy.
-        lam: weight λ of the KL term.
+        lam: weight λ of the KL term, at most.
+        regret: the most that an action may cost more than the teacher's, in units of its cost-to-go.
         iterations: of collecting and fitting.
         num_worlds: worlds side by side.
         num_steps: control steps per world and iteration.
@@ -48,10 +55,12 @@ def plato(
         test_worlds: worlds on which the student alone is tried after each iteration.
 
     Raises:
-        ValueError: lam is negative.
+        ValueError: lam is negative, or regret not positive.
     """
     if not lam >= 0:
         raise ValueError(f"lam must be at least 0, got {lam}")
+    if not regret > 0:
+        raise ValueError(f"regret must be positive, got {regret}; lam=0 is the way to follow the teacher")
 
     def settings(state: ImitationState) -> Pull:
         weight, precision = state.dataset.weight, state.dataset.precision
@@ -59,7 +68,7 @@ def plato(
         eye = jnp.eye(env.nu, dtype=mean.dtype)
         begun = (state.iteration > 0) & (jnp.sum(weight) > 0)
         cov = inverse_spd(symmetrise(jnp.where(begun, mean, eye)))
-        return Pull(jnp.where(begun, lam, 0.0), cov)
+        return Pull(jnp.where(begun, lam, 0.0), cov, jnp.asarray(regret, cov.dtype))
 
     budget = Budget(iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds)
     return imitation(env, make_teacher, student, adapted_drives, settings, budget)
@@ -70,13 +79,15 @@ class Pull(NamedTuple):
 
     lam: Float[Array, ""]
     cov: Float[Array, "nu nu"]
+    regret: Float[Array, ""]
 
 
 def adapted_drives(key: Array, pull: Pull, action: Action, dist: Gaussian, env: Env) -> tuple:
-    """The mean of π_λ, without noise; for λ = 0 that of the label itself, where the papers agree with BC."""
+    """The mean of π_λ, tempered, without noise; for λ = 0 that of the label itself, as in BC."""
     dtype = action.q.dtype
     lam = pull.lam.astype(dtype)
     tilted = tilt(action, dist, lam, env.limits, pull.cov.astype(dtype))
-    adapted = tilted.mean, tilted.log_prob(tilted.mean), jnp.int32(MIXTURE)
+    u = temper(action, tilted.mean, pull.regret.astype(dtype))
+    adapted = u, tilted.log_prob(u), jnp.int32(MIXTURE)
     teacher = teacher_drives(key, (), action, dist, env)
     return jax.tree.map(lambda a, b: jnp.where(lam > 0, a, b), adapted, teacher)

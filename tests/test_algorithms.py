@@ -185,6 +185,20 @@ def test_plato_acts_between_its_teacher_and_its_student():
     assert np.mean(np.abs(rows.action - modes) > 1e-3) > 0.9
 
 
+def test_with_a_bound_plato_follows_its_student_as_far_as_that_costs_no_more():
+    """One control and Quu = 4 throughout: ½ 4 (u − u*)² ≤ regret."""
+    regret = 0.02
+    before, _ = go(small(plato, lam=1e9, regret=regret), 1)
+    rows = blocks(*watched(plato, lam=1e9, regret=regret))[1]
+    weight = np.asarray(before.fit.variables[0][0], float)
+    modes = np.clip(rows.obs @ weight[:, :-1].T + weight[:, -1], -3, 3)
+    excess = 2.0 * (rows.action - rows.mean) ** 2
+    near = 2.0 * (modes - rows.mean) ** 2 < regret
+    assert 0.05 < near.mean() < 0.95
+    np.testing.assert_allclose(rows.action[near], modes[near], atol=1e-4)
+    np.testing.assert_allclose(excess[~near], regret, rtol=1e-3)
+
+
 # ------------------------------------------------------------------------------------------ counting
 
 
@@ -340,6 +354,7 @@ def test_fits_on_the_accelerator_and_collects_on_the_cpu():
         ("dagger", {"beta": float("nan")}, r"beta must be in \[0, 1\], got nan"),
         ("plato", {"lam": -0.1}, "lam must be at least 0, got -0.1"),
         ("plato", {"lam": float("nan")}, "lam must be at least 0, got nan"),
+        ("plato", {"regret": 0.0}, "regret must be positive, got 0.0"),
     ],
 )
 def test_errors_say_what_is_wrong(name, settings, message):

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 
 from gps.types import Action, Gaussian, Limits
-from teachers.tilt import tilt
+from teachers.tilt import temper, tilt
 
 n = 3
 RUN = jax.jit(lambda action, student, lam, limits: tilt(action, student, lam, limits))
@@ -89,3 +89,50 @@ def test_own_covariance_and_indefinite_labels():
     out = RUN(concave, student, 0.1, None)
     np.testing.assert_allclose(out.mean, action.dist.mean)
     np.testing.assert_allclose(out.cov, action.dist.cov)
+
+
+TEMPER = jax.jit(temper)
+
+
+@pytest.mark.parametrize("regret", [0.01, 0.5, 4.0])
+@pytest.mark.parametrize("on_limit", [False, True])
+def test_tempered_actions_cost_what_they_may(regret, on_limit):
+    """Against the cost itself; on a limit the teacher's action is not where the gradient vanishes."""
+    for seed in range(20):
+        action, student = problem(seed)
+        Quu, q, own, wanted = (np.array(a) for a in (action.Quu, action.q, action.dist.mean, student.mean))
+        if on_limit:
+            wanted = own + np.abs(wanted)  # the limit below: own is the least allowed in every control
+            q = q + np.array([0.7, 0.0, 0.2])  # so that the cost still falls outside
+            action = action._replace(q=jnp.asarray(q))
+
+        def cost(u, Quu=Quu, q=q):
+            return 0.5 * u @ Quu @ u + q @ u
+
+        u = np.array(TEMPER(action, jnp.asarray(wanted), regret))
+        excess = cost(wanted) - cost(own)
+        if excess <= regret:
+            np.testing.assert_array_equal(u, wanted)
+        else:
+            np.testing.assert_allclose(cost(u) - cost(own), regret, rtol=1e-6)
+            share = (u - own) @ (wanted - own) / ((wanted - own) @ (wanted - own))
+            np.testing.assert_allclose(u, own + share * (wanted - own), atol=1e-9)
+            assert 0 < share < 1
+
+
+def test_tempered_without_a_bound_or_a_way():
+    action, student = problem(4)
+    np.testing.assert_array_equal(TEMPER(action, student.mean, np.inf), student.mean)
+    np.testing.assert_array_equal(TEMPER(action, action.dist.mean, 1e-3), action.dist.mean)
+    concave = action._replace(Quu=-action.Quu, q=jnp.zeros(n))
+    assert np.all(np.isfinite(TEMPER(concave, student.mean, 1e-9)))
+
+
+def test_tempering_is_the_tilt_with_the_teachers_own_covariance():
+    """With S = Quu⁻¹ and λ = s / (1 − s)."""
+    action, student = problem(5)
+    u = TEMPER(action, student.mean, 0.2)
+    way = student.mean - action.dist.mean
+    s = (u - action.dist.mean) @ way / (way @ way)
+    again = jax.jit(lambda lam: tilt(action, student, lam, cov=jnp.linalg.inv(action.Quu)).mean)(s / (1 - s))
+    np.testing.assert_allclose(u, again, atol=1e-9)

@@ -16,6 +16,7 @@ import argparse
 import difflib
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
@@ -173,6 +174,7 @@ def main(
         hint = f"; did you mean {close[0]!r}?" if close else ""
         parser.error(f"unknown case {options.only!r}, known are: {'; '.join(cases)}{hint}")
     jax.config.update("jax_enable_x64", x64)
+    logging.getLogger("absl").setLevel(logging.ERROR)
     chosen = cases if options.only is None else {options.only: cases[options.only]}
     console = Console()
     rows = _measure(chosen, options.fast, console)

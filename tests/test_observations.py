@@ -9,7 +9,7 @@ import pytest
 
 from envs.observations import delay, dropout, history, noise, subset
 from gps.plant import plant
-from gps.types import Observer
+from gps.types import Mirror, Observer
 
 STEPS = 40
 RNG = np.random.default_rng(5)

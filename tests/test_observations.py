@@ -132,6 +132,15 @@ def test_wrappers_survive_bind_and_leave_the_rest_alone(name):
     np.testing.assert_array_equal(watch(env.bind(0.0).bind(7.0)), by_context[1])
 
 
+def test_wrappers_reflect_what_they_show_or_say_that_they_cannot():
+    mirror = Mirror(lambda obs: obs * jnp.array([1.0, -1.0, 1.0]), np.eye(2))
+    env = ENV._replace(mirror=mirror)
+    np.testing.assert_array_equal(history(env, 4).mirror.obs(XS[:4]), XS[:4] * np.array([[1.0, -1.0, 1.0]]))
+    for wrap in ("delay", "dropout", "noise"):
+        assert WRAPPERS[wrap](env).mirror is mirror
+    assert subset(env, [0, 2]).mirror is noise(env, [0.1, 0.2, 0.1]).mirror is None
+
+
 @pytest.mark.parametrize("name", WRAPPERS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_wrappers_keep_the_dtype(name, dtype):

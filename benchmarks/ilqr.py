@@ -26,8 +26,10 @@ from gps.costs import quadratic, residual_cost, smooth_abs
 from gps.types import Env, ResidualCost
 from teachers.ilqr import ilqr
 
-ITERATIONS, MOST = 20, 60
-"""Of the peer; and how many are tried on the way to the return that it had then, cheap as ours are."""
+ITERATIONS = 20
+"""After which the peer's return was read."""
+MOST = 60
+"""Iterations in which ours may reach it; what is timed is a solve that stops there."""
 ENOUGH = 0.3
 """Share of the promised decrease with which the full step is taken without looking at smaller ones."""
 

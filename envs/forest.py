@@ -77,16 +77,16 @@ def _plant(place: Callable[[int, Trees], Array], count: int, gap: float, reach: 
         near = trees.near.at[x, y, met[x, y]].set(i, mode="drop")
         return Trees(trees.centres.at[i].set(centre), near), met.at[x, y].add(1, mode="drop")
 
-    none = Trees(jnp.zeros((count, 2)), jnp.full((*TILE, _most(gap, far)), -1))
+    none = Trees(jnp.zeros((count, 2)), jnp.full((*TILE, _most(count, gap, far)), -1))
     return jax.lax.fori_loop(0, count, plant, (none, jnp.zeros(TILE, int)))[0]
 
 
-def _most(gap: float, far: float) -> int:
+def _most(count: int, gap: float, far: float) -> int:
     """The most trees `gap` m apart within `far` m of a point: no packing of discs is denser than π/√12.
 
     Where a forest could not keep its gap and more crowd in, `Trees.near` leaves the last ones out.
     """
-    return max(1, int(np.pi / np.sqrt(12) * (1 + 2 * far / gap) ** 2))
+    return max(1, min(count, int(np.pi / np.sqrt(12) * (1 + 2 * far / gap) ** 2)))
 
 
 def distances(trees: Trees, pos: Float[Array, " 2"]) -> Float[Array, " k"]:

@@ -47,11 +47,16 @@ def quadrotor_forest(
         horizon: control steps of .05 s in an episode.
     """
     area = float(np.prod(forest.TILE))
+    if not (0 < density < np.inf and 0 < gap < np.inf and round(density * area) >= 1):
+        raise ValueError(
+            f"expected a gap above 0 m and a density that plants at least one tree on {area:.0f} m², "
+            f"got gap={gap} and density={density}"
+        )
     count = round(density * area)
-    if not 1 <= count * gap**2 * np.pi / 4 <= 0.5 * area:
+    if count * gap**2 * np.pi / 4 > 0.5 * area:
         raise ValueError(
             f"{count} trees {gap} m apart do not fit on {area:.0f} m²: lower density or "
-            "gap (density * gap² must stay below .63), or plant at least one tree"
+            "gap (density * gap² must stay below .63)"
         )
     default = Forest(forest.two_rows(count, gap, REACH), jnp.zeros((quad.NUM_GUSTS, 4)))
     sees, moves = quad.world_engines(_model(count))

@@ -43,18 +43,20 @@ def temper(
 ) -> Float[Array, " nu"]:
     """`wanted`, drawn back towards the teacher's own action until it costs at most `regret` more than that.
 
-    By the action's local quadratic, Q(u* + s Δ) − Q(u*) = s (Quu u* + q)ᵀΔ + ½ s² ΔᵀQuuΔ, so `regret` is in
-    units of the cost-to-go; the first term counts where u* lies on a limit. With Quu⁻¹ as the covariance
-    in PLATO's KL term this is λ = s / (1 − s), at every state as large as the state allows: far from
-    trouble the student is followed all the way. `regret` > 0 may be ∞.
+    The instantaneous regret (the advantage of u*) along Δ = wanted − u* is, by the action's local quadratic,
+    Q(u* + s Δ) − Q(u*) = s (Quu u* + q)ᵀΔ + ½ s² ΔᵀQuuΔ, in units of the cost-to-go; the first term counts
+    where u* lies on a limit. s is the largest share in [0, 1] that keeps it within `regret` > 0, which may
+    be ∞. Where Quu⁻¹ is the covariance in PLATO's KL term and no limit is active, this is π_λ with
+    λ = s / (1 − s). Curvature that is negative counts as none; a disowned label (status ≠ 0) bounds nothing.
     """
     own = action.dist.mean
     way = wanted - own
     linear = (action.Quu @ own + action.q) @ way
     square = jnp.maximum(0.5 * way @ action.Quu @ way, 0)
     allowed = jnp.asarray(regret, own.dtype)
-    share = 2 * allowed / (linear + jnp.sqrt(linear**2 + 4 * square * allowed))
-    return jnp.where(linear + square <= allowed, wanted, own + share * way)
+    root = jnp.sqrt(linear**2 + 4 * square * allowed)
+    share = jnp.where(linear > 0, 2 * allowed / (linear + root), (root - linear) / (2 * square))
+    return jnp.where(linear + square <= allowed, wanted, own + jnp.clip(share, 0, 1) * way)
 
 
 def _shares(lam: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:

@@ -18,9 +18,10 @@ from gps import checkpoint
 from gps.algorithms.bc import bc
 from gps.algorithms.dagger import dagger
 from gps.algorithms.imitation import COUNTED
-from gps.algorithms.plato import plato
+from gps.algorithms.plato import Pull, adapted_drives, plato
 from gps.episodes import MIXTURE, STUDENT, TEACHER
 from gps.evaluate import drift, evaluate
+from gps.types import Action, Gaussian
 from students.networks import mlp
 
 FACTORIES = {"bc": bc, "dagger": dagger, "plato": plato}
@@ -197,6 +198,18 @@ def test_with_a_bound_plato_follows_its_student_as_far_as_that_costs_no_more():
     assert 0.05 < near.mean() < 0.95
     np.testing.assert_allclose(rows.action[near], modes[near], atol=1e-4)
     np.testing.assert_allclose(excess[~near], regret, rtol=1e-3)
+
+
+@pytest.mark.parametrize("status", [0, 1, 2])
+def test_where_the_planner_disowns_its_label_plato_lets_it_drive(status):
+    eye, far = np.eye(1), np.array([1.9])
+    action = Action(Gaussian(np.array([0.1]), eye), eye, np.array([-0.1]), np.int32(status))
+    pull = Pull(np.float64(1e9), eye, np.float64(2.0))
+    drive = jax.jit(lambda action, dist: adapted_drives(jax.random.key(0), pull, action, dist, tasks.road()))
+    u, log_prob, behaviour = drive(action, Gaussian(far, eye))
+    np.testing.assert_allclose(u, [0.1] if status else far)
+    assert behaviour == (TEACHER if status else MIXTURE)
+    np.testing.assert_allclose(log_prob, -0.5 * np.log(2 * np.pi), rtol=1e-6)  # its own mode
 
 
 # ------------------------------------------------------------------------------------------ counting

@@ -292,6 +292,9 @@ def test_impossible_canyons_are_refused(option, value):
 def test_impossible_forests_are_refused():
     with pytest.raises(ValueError, match="do not fit"):
         quadrotor_forest.quadrotor_forest(density=0.5, gap=3.0)
+    for odd in ({"gap": -2.0}, {"gap": np.nan}, {"density": 0.0}, {"density": np.inf}, {"density": np.nan}):
+        with pytest.raises(ValueError, match="above 0 m and a density that plants at least one tree"):
+            quadrotor_forest.quadrotor_forest(**odd)
 
 
 # ------------------------------------------------------------------------------- flight and wind

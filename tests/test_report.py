@@ -10,6 +10,7 @@ from rich.console import Console
 
 from gps import report
 from gps.cli import evaluate, experiment, options, progress, summary, variants
+from gps.cli.registry import UsageError
 
 
 def made_config():
@@ -103,11 +104,27 @@ def test_the_teachers_cost_stays_on_show_and_time_left_leaves_out_compiling():
         ("plato(lam=3)", "plato", {"lam": 3}),
         ("env(a=.2, teacher.horizon=18, student.hidden=(64,64))", "env",
          {"a": 0.2, "teacher.horizon": 18, "student.hidden": (64, 64)}),
+        ("plato(lam=inf, regret=2.)", "plato", {"lam": float("inf"), "regret": 2.0}),
         ("m:f(word='a.b=c', flag=True)", "m:f", {"word": "a.b=c", "flag": True}),
     ],
 )  # fmt: skip
 def test_variants(text, name, given):
     assert variants.parse(text) == (name, given)
+
+
+@pytest.mark.parametrize(("text", "says"), [
+    ("plato(regret='2')", "plato: regret must be float, got '2'"),
+    ("plato(regret=None)", "plato: regret must be float, got None"),
+    ("plato(num_worlds=2.5)", "plato: num_worlds must be int, got 2.5"),
+    ("plato(num_worlds=True)", "plato: num_worlds must be int, got True"),
+])  # fmt: skip
+def test_variants_of_the_wrong_type(text, says):
+    with pytest.raises(UsageError, match=says):
+        variants.config(variants.parse(text), variants.parse("pendulum"), 0, 1)
+    with pytest.raises(UsageError, match="hidden must be"):
+        variants.config(variants.parse("bc"), variants.parse("pendulum(student.hidden=64)"), 0, 1)
+    made = variants.config(variants.parse("bc(learning_rate=1)"), variants.parse("pendulum"), 0, 1)
+    assert made.options["algorithm"]["learning_rate"] == 1
 
 
 def test_totals_are_the_last_total_or_the_sum():

@@ -128,6 +128,16 @@ def test_tempered_without_a_bound_or_a_way():
     assert np.all(np.isfinite(TEMPER(concave, student.mean, 1e-9)))
 
 
+@pytest.mark.parametrize("regret", [1e-12, 1e-6, 1e-3, 0.1])
+def test_tempered_in_single_precision_where_the_label_is_not_the_minimum(regret):
+    """The way first goes down: −s + 2 s² = regret beyond s = ½."""
+    one = np.ones(1, np.float32)
+    action = Action(Gaussian(0 * one, one[None]), 4 * one[None], -one, np.int32(0))
+    u = TEMPER(action, jnp.asarray(one), np.float32(regret))
+    exact = (1 + np.sqrt(1 + 8 * regret)) / 4
+    np.testing.assert_allclose(u, exact, rtol=1e-6)
+
+
 def test_tempering_is_the_tilt_with_the_teachers_own_covariance():
     """With S = Quu⁻¹ and λ = s / (1 − s)."""
     action, student = problem(5)

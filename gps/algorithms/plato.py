@@ -37,8 +37,8 @@ def plato(
     teacher drives iteration 0 alone, while the student knows nothing.
 
     As published, one λ serves all states: what is safe near an obstacle holds the student back everywhere.
-    A finite `regret` lets each state choose (ours, see `teachers.temper`): then λ can be ∞, and the student
-    is followed exactly wherever its action costs at most that much more than the teacher's.
+    A finite `regret` bounds the compromise at each state (ours, see `teachers.temper`): then λ can be ∞, and
+    the student is followed exactly wherever its action costs at most that much more than the teacher's.
 
     Args:
         env: the task.
@@ -83,11 +83,15 @@ class Pull(NamedTuple):
 
 
 def adapted_drives(key: Array, pull: Pull, action: Action, dist: Gaussian, env: Env) -> tuple:
-    """The mean of π_λ, tempered, without noise; for λ = 0 that of the label itself, as in BC."""
+    """The mean of π_λ, tempered, without noise; for λ = 0 that of the label itself, as in BC.
+
+    Where the planner disowns its label there is nothing to weigh the student against: the teacher drives.
+    """
     dtype = action.q.dtype
     lam = pull.lam.astype(dtype)
     tilted = tilt(action, dist, lam, env.limits, pull.cov.astype(dtype))
     u = temper(action, tilted.mean, pull.regret.astype(dtype))
-    adapted = u, tilted.log_prob(u), jnp.int32(MIXTURE)
+    adapted = u, tilted._replace(mean=u).log_prob(u), jnp.int32(MIXTURE)
     teacher = teacher_drives(key, (), action, dist, env)
-    return jax.tree.map(lambda a, b: jnp.where(lam > 0, a, b), adapted, teacher)
+    pulled = (lam > 0) & (action.status == 0)
+    return jax.tree.map(lambda a, b: jnp.where(pulled, a, b), adapted, teacher)

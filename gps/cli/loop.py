@@ -88,7 +88,8 @@ def stop_signals() -> Iterator[None]:
 
     A library that was interrupted may say so by an exception of its own: that is Ctrl-C too.
     """
-    _asked.clear()
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # the outermost of several
+        _asked.clear()
 
     def stop(*_: Any) -> None:
         _asked.set()

@@ -68,6 +68,20 @@ def expressible(hint: Any) -> bool:
     return hint in PLAIN
 
 
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an expressible type, an integer being a number too."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return value in parts
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin in (tuple, list):
+        return isinstance(value, tuple | list) and all(fits(entry, parts[0]) for entry in value)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, int | float if hint is float else hint)
+
+
 def peek(arguments: Sequence[str], flag: str) -> str | None:
     """The value of `flag` (dashes or underscores), read before the full set of flags is known."""
     names = {flag, flag[:2] + flag[2:].replace("-", "_")}

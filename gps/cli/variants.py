@@ -1,6 +1,7 @@
 """A method with options in one word: `plato(lam=3)`, `quadrotor_forest(density=.2, teacher.horizon=18)`."""
 
 import ast
+import dataclasses
 import re
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ def parse(text: str) -> Variant:
     name, bracket, inside = text.partition("(")
     if not bracket:
         return Variant(text, {})
+    inside = re.sub(r"=\s*(-?)inf(?=\s*[,)])", r"=\g<1>1e999", inside)
     dotted = re.sub(r"(\w)\.(?=[A-Za-z_]\w*\s*=[^=])", r"\1__DOT__", inside.rstrip().removesuffix(")"))
     try:
         call = ast.parse(f"f({dotted})", mode="eval").body
@@ -49,10 +51,14 @@ def config(algorithm: Variant, env: Variant, seed: int, iterations: int) -> Conf
     for name, value in env.options.items():
         group, dot, rest = name.partition(".")
         given.append((group, rest, value, env) if dot else ("env", name, value, env))
+    hints = {group: {f.name: f.type for f in dataclasses.fields(kind)} for group, kind in groups.items()}
     for group, name, value, variant in given:
         if group not in chosen or name not in chosen[group]:
             known = [*chosen["env"], "teacher.", "student."] if group not in chosen else chosen[group]
             raise UsageError(f"{variant.name} has no option {name or group!r}{suggest(name, known)}")
+        if not options.fits(value, hints[group][name]):
+            hint = getattr(hints[group][name], "__name__", hints[group][name])
+            raise UsageError(f"{variant.name}: {name} must be {hint}, got {value!r}")
         chosen[group][name] = list(value) if isinstance(value, tuple) else value
     return Config(algorithm.name, env.name, seed, iterations, iterations, chosen)
 

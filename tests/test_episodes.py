@@ -221,7 +221,7 @@ def test_errors_say_what_is_wrong():
         episodes(ENV, teacher_drives, 3)
     with pytest.raises(ValueError, match=r"at least 1, got 3 and 0"):
         episodes(ENV, student_drives, 3, student=STUDENT, spares=0)
-    with pytest.raises(ValueError, match=r"at least 1, got 0 and 8"):
+    with pytest.raises(ValueError, match=r"at least 1, got 0 and 3"):
         episodes(ENV, student_drives, 0, student=STUDENT)
     unlabelled = jax.eval_shape(
         lambda: episodes(ENV, student_drives, 3, student=STUDENT)(KEYS, VARIABLES, ())

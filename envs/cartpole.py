@@ -1,24 +1,31 @@
 """Swing a pole up and balance it by pushing its cart; the student sees no velocities.
 
 State (4): cart position, pole angle (0 upright), their velocities. Control (1): force in [−1, 1], units of
-10 N. The student sees cart position, cosine and sine of the angle, now and at the last few control steps.
+10 N. The student sees cart position, cosine and sine of the angle now, and how these changed in the last few
+control steps.
 """
 
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from envs.mjcf import Task, from_engine, load_model
 from envs.mujoco import engine
-from envs.observations import history as stack
+from envs.observations import differences
 from gps.costs import quadratic, residual_cost
-from gps.types import Env
+from gps.types import Env, Mirror
 
 TEACHER = {"horizon": 40, "initial_iterations": 30}
 """Settings of `teachers.mpc` that solve the task, and of the student that learns it."""
 STUDENT = {"hidden": (128, 128)}
+WEIGHTS = (2.0, 0.5, 0.02, 0.02, 1.0)
+"""Of direction, cart position, the two velocities and force. With a tenth of its weight the force sits on a
+limit at half of the states off the teacher's path, and students do not learn where it changes sides."""
+FINAL = (20.0, 5.0, 1.0, 1.0)
+LEFT_IS_RIGHT = Mirror(lambda obs: obs * jnp.array([-1.0, 1.0, -1.0], obs.dtype), -np.eye(1))
 ASSET = Path(__file__).parent / "assets" / "cartpole.xml"
 SUBSTEPS = 2
 UPRIGHT = 0.2
@@ -31,14 +38,12 @@ def cartpole(history: int = 4, horizon: int = 150) -> Env:
     """The task.
 
     Args:
-        history: observations that the student sees at a time.
+        history: observations that the student knows at a time: one now, the others as `differences`.
         horizon: control steps of .04 s in an episode.
     """
     sizes, norms = (2, 1, 1, 1, 1), (quadratic,) * 5
-    stage = residual_cost(
-        lambda x, u, y, t: jnp.concatenate([_posture(x), u]), (2.0, 0.5, 0.02, 0.02, 0.1), norms, sizes
-    )
-    final = residual_cost(lambda x, y: _posture(x), (20.0, 5.0, 1.0, 1.0), norms[:4], sizes[:4])
+    stage = residual_cost(lambda x, u, y, t: jnp.concatenate([_posture(x), u]), WEIGHTS, norms, sizes)
+    final = residual_cost(lambda x, y: _posture(x), FINAL, norms[:4], sizes[:4])
     task = Task(
         cost=stage,
         final_cost=final,
@@ -46,9 +51,10 @@ def cartpole(history: int = 4, horizon: int = 150) -> Env:
         observe=lambda x, y: jnp.stack([x[0], jnp.cos(x[1]), jnp.sin(x[1])]),
         failed=lambda x, y: jnp.abs(x[0]) > RAIL,
         metrics=lambda x, u: {"upright": upright(x)},
+        mirror=LEFT_IS_RIGHT,
     )
     sim = engine(load_model(ASSET), substeps=SUBSTEPS)
-    return stack(from_engine(sim, lambda context: task, horizon=horizon, name="cartpole"), history)
+    return differences(from_engine(sim, lambda context: task, horizon=horizon, name="cartpole"), history)
 
 
 def start(key: Array) -> Float[Array, " 4"]:

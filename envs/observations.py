@@ -1,4 +1,4 @@
-"""What the student may see, as wrappers around an env: subset, noise, delay, dropout, history.
+"""What the student may see, as wrappers around an env: subset, noise, delay, dropout, history, differences.
 
 Each returns the same task with another `observer`, in every context it is bound to; dynamics, costs and
 the planner's model are untouched. They compose, the innermost first: `history(noise(env, 0.1), 4)` is a
@@ -16,11 +16,11 @@ from jaxtyping import Array, Bool, PyTree
 
 from gps.types import Env, Mirror, Observer
 
-__all__ = ["delay", "dropout", "history", "noise", "subset"]
+__all__ = ["delay", "differences", "dropout", "history", "noise", "subset"]
 
 
 class Window(NamedTuple):
-    """Memory of `history`, `delay` and `dropout`."""
+    """Memory of `history`, `differences`, `delay` and `dropout`."""
 
     inner: PyTree
     """Memory of the observer inside."""
@@ -42,6 +42,30 @@ def history(env: Env, n: int) -> Env:
     _at_least("history", "n", n, 1)
     each = lambda mirror: mirror._replace(obs=jax.vmap(mirror.obs))  # noqa: E731
     return _observe_through(env, lambda observer: _windowed(env, observer, n, lambda past: past), each)
+
+
+def differences(env: Env, n: int) -> Env:
+    """`history` as rates of change: n − 1 differences per second, oldest first, then the last observation.
+
+    The same information in the same shape, conditioned for a network: neighbouring observations are almost
+    equal, and what tells them apart is the velocity.
+
+    Raises:
+        ValueError: n < 1.
+    """
+    _at_least("differences", "n", n, 1)
+
+    def rates(frames: PyTree) -> PyTree:
+        return jax.tree.map(lambda f: jnp.concatenate([jnp.diff(f, axis=0) / env.dt, f[-1:]]), frames)
+
+    def frames(rates: PyTree) -> PyTree:
+        back = lambda r: r[-1:] - jnp.cumsum(r[:-1][::-1], axis=0)[::-1] * env.dt  # noqa: E731
+        return jax.tree.map(lambda r: jnp.concatenate([back(r), r[-1:]]), rates)
+
+    def each(mirror: Mirror) -> Mirror:
+        return mirror._replace(obs=lambda seen: rates(jax.vmap(mirror.obs)(frames(seen))))
+
+    return _observe_through(env, lambda observer: _windowed(env, observer, n, rates), each)
 
 
 def delay(env: Env, steps: int) -> Env:

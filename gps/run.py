@@ -9,6 +9,8 @@ eval.json, *.png, flight.mp4, report.md      written at the end and by `gps eval
 """
 
 import fcntl
+import hashlib
+import importlib
 import importlib.metadata
 import json
 import math
@@ -98,8 +100,8 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`value` as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=2) + "\n")
+    """`value` as indented JSON, atomically; NaN and infinities, which JSON does not know, are an error."""
+    write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -166,9 +168,19 @@ def scalars(info: dict[str, Any]) -> dict[str, float | int | bool | None]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a run's bits."""
+    """Versions of what decides a run's bits; `code` is a fingerprint of our own sources and native part."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for package in ("guided-policy-search", "jax", "jaxlib", "mujoco", "flax", "optax", "numpy"):
         with suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-    return found
+    return found | {"code": _fingerprint()}
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    for package in ("gps", "teachers", "students", "envs"):
+        for folder in getattr(importlib.import_module(package), "__path__", ()):
+            for path in sorted(Path(folder).rglob("*")):
+                if path.suffix in (".py", ".so", ".xml"):
+                    digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:12]

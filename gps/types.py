@@ -9,7 +9,7 @@ entries. A failure inside a jitted program is a `Status` in the result, never an
 
 The loop these types serve:
 
-    Env ──Trajectory──▶ Teacher ──Action──▶ Dataset ──batch──▶ Student ──KLTerm──▶ Teacher ──▶ …
+    Env ──x──▶ Teacher ──Action──▶ Dataset ──batch──▶ Student ──KL──▶ Teacher ──▶ …
 """
 
 from collections.abc import Callable

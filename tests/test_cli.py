@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gps import checkpoint
+from gps import checkpoint, run
 from gps.cli import main as cli
 
 TOY = ["train", "--algorithm", "toys:imitate", "--env", "toys:line", "--episodes", "0"]
@@ -218,6 +218,21 @@ def test_a_run_is_never_overwritten_nor_changed_on_the_way(tmp_path, capsys):
     assert bits(path) == before
 
 
+def test_an_infinite_option_is_kept_in_json_that_everyone_can_read(tmp_path, capsys):
+    path = tmp_path / "r"
+    assert gps(capsys, *TOY, "--iterations", 2, "--env.wall", "inf", "--run-dir", path)[0] == 0
+
+    def refuse(word):
+        raise AssertionError(f"{word} is not JSON")
+
+    config = json.loads((path / "config.json").read_text(), parse_constant=refuse)
+    assert config["options"]["env"]["wall"] == "inf"
+    code, _, err = gps(capsys, "train", "--run-dir", path, "--resume", "--iterations", 3, "--episodes", 0)
+    assert (code, err, lines(path)) == (0, "", 3)
+    _, _, err = gps(capsys, "train", "--run-dir", path, "--resume", "--env.wall", 2, "--episodes", 0)
+    assert "was started with --env.wall inf, not 2" in err
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_taken_when_told(tmp_path, capsys):
     path = tmp_path / "r"
     assert gps(capsys, *TOY, "--iterations", 3, "--run-dir", path)[0] == 0
@@ -272,10 +287,15 @@ def test_compare_fills_in_only_what_is_missing(tmp_path, capsys):
     assert all(file.stat().st_mtime_ns == stamp for file, stamp in stamps.items())
     assert bits(lost) == before
     assert json.loads((tmp_path / "c" / "results.json").read_text())[1]["student"] == rows[1]["student"]
+    config_file = lost / "config.json"
+    config_file.write_text(config_file.read_text().replace(run.versions()["code"], "0ther"))
+    out = gps(capsys, *words)[1]
+    assert f"{lost}: made with other versions (code 0ther → " in out
+    assert out.count("other versions") == 1
     longer = [4 if word == 2 else word for word in words]
     code, _, err = gps(capsys, *longer)
     assert code == 1
-    assert "was made with iterations = 2, not 4" in err
+    assert "was made with iterations = 2 instead of 4" in err
 
 
 def test_compare_in_processes_of_their_own_makes_the_same_runs(tmp_path, capsys):

@@ -289,14 +289,27 @@ def test_starts_cover_the_circle_and_half_of_them_hang():
     assert np.histogram(angles, 12, (-np.pi, np.pi))[0].min() > 2000 / 12 * 0.6
 
 
-def test_cartpole_hides_velocities_in_a_short_history():
+def test_cartpole_shows_changes_instead_of_velocities():
     env, (_, seen) = make("cartpole"), explored("cartpole")
     assert seen.obs.shape == (N, STEPS, 4, 3)
     x, angle = seen.xs[:, :-1, 0], seen.xs[:, :-1, 1]
     np.testing.assert_allclose(seen.obs[:, :, -1], np.stack([x, np.cos(angle), np.sin(angle)], -1), atol=1e-9)
-    np.testing.assert_array_equal(seen.obs[:, 3:, 0], seen.obs[:, :-3, -1])
+    change = np.diff(seen.obs[:, :, -1], axis=1) / env.dt
+    np.testing.assert_allclose(seen.obs[:, 3:, 0], change[:, :-2], atol=1e-9)
+    assert not np.any(seen.obs[:, 0, :-1])
     off = np.array([2.6, 0.0, 0, 0])
     assert env.failed(off, np.zeros(0)) and not env.failed(off * 0.9, np.zeros(0))
+
+
+def test_cartpole_in_the_mirror_is_the_same():
+    env, (_, seen) = make("cartpole"), explored("cartpole")
+    step = jax.jit(lambda x, u: env.step(x, u)[0])
+    x, u = seen.xs[3, 7], np.array([0.4])
+    np.testing.assert_allclose(step(-x, env.mirror.control @ u), -step(x, u), atol=1e-12)
+    cost = jax.jit(lambda x, u: env.cost(x, u, jnp.zeros(0), jnp.int32(0)))
+    np.testing.assert_allclose(cost(-x, -u), cost(x, u), rtol=1e-12)
+    reflected = seen.obs[3, 7] * np.array([-1.0, 1.0, -1.0])
+    np.testing.assert_allclose(env.mirror.obs(seen.obs[3, 7]), reflected, atol=1e-12)
 
 
 def test_swing_up_tasks_have_their_minimum_upright():

@@ -10,7 +10,8 @@ import small_tasks as tasks
 from small_tasks import DISOWNED, HORIZON, WALL, A, B, G, plain, same
 
 from gps import dataset as ds
-from gps.episodes import MIXTURE, as_dataset, episodes, example_row, student_drives, teacher_drives
+from gps.episodes import MIXTURE, episodes, student_drives, teacher_drives
+from gps.labels import as_dataset, example_row
 from gps.types import Status
 
 ENV, STUDENT = tasks.corridor(), tasks.recurrent()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs.observations import delay, dropout, history, noise, subset
+from envs.observations import delay, differences, dropout, history, noise, subset
 from gps.plant import plant
 from gps.types import Mirror, Observer
 
@@ -53,6 +53,14 @@ def watch(env, xs=XS, seed=0):
 def test_history_is_the_last_n_oldest_first(n):
     expected = [[XS[max(0, t - n + 1 + i)] for i in range(n)] for t in range(STEPS)]
     np.testing.assert_array_equal(watch(history(ENV, n)), expected)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+def test_differences_are_the_rates_of_the_history(n):
+    frames = np.asarray(watch(history(ENV, n)))
+    seen = np.asarray(watch(differences(ENV._replace(dt=0.5), n)))
+    np.testing.assert_array_equal(seen[:, -1], XS)
+    np.testing.assert_allclose(seen[:, :-1], 2 * (frames[:, 1:] - frames[:, :-1]), atol=1e-12)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
@@ -113,6 +121,7 @@ def test_dicts_of_observations():
 
 WRAPPERS = {
     "history": functools.partial(history, n=3),
+    "differences": functools.partial(differences, n=3),
     "delay": functools.partial(delay, steps=2),
     "dropout": functools.partial(dropout, rate=0.3),
     "noise": functools.partial(noise, std=0.1),
@@ -127,7 +136,7 @@ def test_wrappers_survive_bind_and_leave_the_rest_alone(name):
     untouched = [field for field in env._fields if field not in ("observer", "bind")]
     assert all(getattr(env, field) is getattr(ENV, field) for field in untouched)
     by_context = jax.vmap(lambda context: watch(env.bind(context)))(jnp.array([0.0, 7.0]))
-    np.testing.assert_allclose(by_context[0] + 7.0, by_context[1], atol=1e-12)
+    np.testing.assert_allclose(watch(env, XS + 7.0), by_context[1], atol=1e-9)
     np.testing.assert_allclose(watch(env), by_context[0], atol=1e-12)
     np.testing.assert_array_equal(watch(env.bind(0.0).bind(7.0)), by_context[1])
 
@@ -136,6 +145,10 @@ def test_wrappers_reflect_what_they_show_or_say_that_they_cannot():
     mirror = Mirror(lambda obs: obs * jnp.array([1.0, -1.0, 1.0]), np.eye(2))
     env = ENV._replace(mirror=mirror)
     np.testing.assert_array_equal(history(env, 4).mirror.obs(XS[:4]), XS[:4] * np.array([[1.0, -1.0, 1.0]]))
+    bent = mirror._replace(obs=lambda obs: 1 - obs**3)
+    through = differences(ENV._replace(mirror=bent), 4).mirror.obs(watch(differences(ENV, 4))[7])
+    expected = watch(differences(ENV, 4), 1 - XS**3)[7]
+    np.testing.assert_allclose(through, expected, atol=1e-10)
     for wrap in ("delay", "dropout", "noise"):
         assert WRAPPERS[wrap](env).mirror is mirror
     assert subset(env, [0, 2]).mirror is noise(env, [0.1, 0.2, 0.1]).mirror is None
@@ -151,6 +164,7 @@ def test_wrappers_keep_the_dtype(name, dtype):
     ("wrap", "says"),
     [
         (lambda: history(ENV, 0), "history needs n >= 1, came 0"),
+        (lambda: differences(ENV, 0), "differences needs n >= 1, came 0"),
         (lambda: delay(ENV, -1), "delay needs steps >= 0"),
         (lambda: dropout(ENV, 1.5), "rate between 0 and 1, came 1.5"),
         (lambda: noise(ENV, -0.1), "std >= 0"),

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree
 
 from gps import dataset as data
-from gps.episodes import TEACHER, Drive, Steps, as_dataset, episodes, example_row
+from gps.episodes import TEACHER, Drive, Steps, episodes
 from gps.evaluate import disagreement, evaluate
+from gps.labels import as_dataset, example_row
 from gps.placement import cpu_jit, student_jit
 from gps.types import Algorithm, Dataset, Env, Student, Teacher
 from students.augment import reflect

@@ -115,11 +115,12 @@ def _check(cell: Cell) -> None:
         return
     saved = experiment.from_json(run.read_config(cell.path))
     if saved != cell.config:
-        odd = next(name for name in Config._fields if getattr(saved, name) != getattr(cell.config, name))
-        raise run.RunError(
-            f"{cell.path} was made with {odd} = {getattr(saved, odd)}, not {getattr(cell.config, odd)}; "
-            "choose another --out, or remove it"
-        )
+        before, now = experiment.flat(saved), experiment.flat(cell.config)
+        names = [*before, *(name for name in now if name not in before)]
+        odd = [f"{n} = {before.get(n)} instead of {now.get(n)}" for n in names if before.get(n) != now.get(n)]
+        if not odd:
+            odd = [f"iterations = {saved.iterations} instead of {cell.config.iterations}"]
+        raise run.RunError(f"{cell.path} was made with {', '.join(odd)}; choose another --out, or remove it")
 
 
 def _train(cells: Sequence[Cell], flags: Flags, console: Console) -> None:
@@ -160,6 +161,7 @@ def _judge(cell: Cell, flags: Flags, console: Console) -> tuple[Clip, ...]:
         same = (found["seed"], found["student"]["episodes"]) == (flags.eval_seed, flags.episodes)
         if same and found["iteration"] == cell.config.iterations:
             console.print(f"{cell.path}: kept", highlight=False, markup=False, soft_wrap=True)
+            train.note_versions(cell.path, console, "made with")
             return ()
     return evaluate.finish(cell.config, cell.path, console, _worlds(flags), flags.film)[1]
 

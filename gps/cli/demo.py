@@ -31,7 +31,7 @@ def main(arguments: Sequence[str], console: Console) -> None:
     flags = options.parse(Flags, arguments, "gps demo", DESCRIPTION)
     compare.compare(
         compare.Flags(
-            algorithms=("plato(lam=1e9, regret=2.)", "dagger", "bc"),
+            algorithms=("plato(lam=inf, regret=2.)", "dagger", "bc"),
             envs=("quadrotor_forest",),
             seeds=(flags.seed,),
             iterations=flags.iterations,

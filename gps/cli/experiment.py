@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ __all__ = [
     "Config",
     "Scene",
     "algorithm",
+    "flat",
     "from_flags",
     "from_json",
     "groups",
@@ -160,9 +162,25 @@ def keys(seed: int) -> tuple[jax.Array, jax.Array]:
     return init_key, run_key
 
 
+def flat(config: Config) -> dict[str, Any]:
+    """Every setting by the name of its flag; the iterations are left out."""
+    found = {"algorithm": config.algorithm, "env": config.env, "seed": config.seed}
+    for group, chosen in config.options.items():
+        found |= {f"{group}.{name}": value for name, value in chosen.items()}
+    return found
+
+
 def to_json(config: Config) -> dict[str, Any]:
-    """What config.json holds."""
-    return config._asdict() | {"x64": jnp.zeros(()).dtype == jnp.float64, "versions": run.versions()}
+    """What config.json holds; JSON has no infinity, so that is the word "inf"."""
+    chosen = {
+        group: {
+            name: _INFINITE.get(value, value) if isinstance(value, float) else value
+            for name, value in given.items()
+        }
+        for group, given in config.options.items()
+    }
+    saved = config._replace(options=chosen)._asdict()
+    return saved | {"x64": jnp.zeros(()).dtype == jnp.float64, "versions": run.versions()}
 
 
 def from_json(saved: dict[str, Any]) -> Config:
@@ -174,7 +192,18 @@ def from_json(saved: dict[str, Any]) -> Config:
     missing = [name for name in Config._fields if name not in saved]
     if missing:
         raise run.RunError(f"config.json lacks {', '.join(missing)}: it was not written by gps train")
-    return Config(**{name: saved[name] for name in Config._fields})
+    words = {word: value for value, word in _INFINITE.items()}
+    chosen = {
+        group: {
+            name: words.get(value, value) if isinstance(value, str) else value
+            for name, value in given.items()
+        }
+        for group, given in saved["options"].items()
+    }
+    return Config(**{name: saved[name] for name in Config._fields} | {"options": chosen})
+
+
+_INFINITE = {math.inf: "inf", -math.inf: "-inf"}
 
 
 def from_flags(parsed: Any, saved: Config | None = None) -> Config:

@@ -12,7 +12,7 @@ from gps.cli import evaluate, experiment, loop, options, progress
 from gps.cli.experiment import Config
 from gps.cli.registry import UsageError
 
-__all__ = ["DESCRIPTION", "main", "run_training"]
+__all__ = ["DESCRIPTION", "main", "note_versions", "run_training"]
 
 DESCRIPTION = (
     "Trains a student. Name an --algorithm and an --env to see their own options; `gps algorithms` and "
@@ -90,7 +90,7 @@ def run_training(
         if not resume:
             run.reserve(path)
         elif (path / "config.json").exists():
-            _note_versions(path, console)
+            note_versions(path, console)
         run.write_json(path / "config.json", experiment.to_json(config))
         records = run.read_lines(path / "metrics.jsonl")
         try:
@@ -101,6 +101,15 @@ def run_training(
             again = f"{how}; continue with: gps train --run-dir {path} --resume"
             console.print(again, highlight=False, soft_wrap=True)
             raise
+
+
+def note_versions(path: Path, console: Console, how: str = "continued with") -> None:
+    """Says when the run in `path` was begun with other versions than these: the bits may then differ."""
+    before, now = run.read_config(path).get("versions", {}), run.versions()
+    changed = [f"{name} {before.get(name)} → {now[name]}" for name in now if before.get(name) != now[name]]
+    if changed:
+        note = f"note: {path}: {how} other versions ({', '.join(changed)}): bits may differ"
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 # ------------------------------------------------------------------------------------- internals
@@ -149,7 +158,7 @@ def _check_same(config: Config, saved: Config) -> None:
     """A resumed run is the same run: only its length may change."""
     if config.iterations < saved.iterations:
         raise UsageError(f"--iterations {config.iterations} is less than the run's own {saved.iterations}")
-    before, now = _flat(saved), _flat(config)
+    before, now = experiment.flat(saved), experiment.flat(config)
     for name in now:
         if before.get(name) != now[name]:
             raise UsageError(
@@ -158,23 +167,6 @@ def _check_same(config: Config, saved: Config) -> None:
             )
 
 
-def _flat(config: Config) -> dict[str, Any]:
-    flat = {"algorithm": config.algorithm, "env": config.env, "seed": config.seed}
-    for group, values in config.options.items():
-        flat |= {f"{group}.{name}": value for name, value in values.items()}
-    return flat
-
-
 def _slug(config: Config) -> str:
     env, algorithm = (name.rpartition(":")[2] for name in (config.env, config.algorithm))
     return f"{env}-{algorithm}-{config.seed}"
-
-
-def _note_versions(path: Path, console: Console) -> None:
-    """Says when other versions than the run's own continue it: the bits may then differ."""
-    before, now = run.read_config(path).get("versions", {}), run.versions()
-    changed = [f"{name} {before.get(name)} → {now[name]}" for name in now if before.get(name) != now[name]]
-    if changed:
-        console.print(
-            f"note: continued with other versions ({', '.join(changed)}): bits may differ", highlight=False
-        )

@@ -1,0 +1,80 @@
+"""From episodes to the rows of a dataset."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from gps.episodes import Steps
+from gps.types import Dataset, Env
+
+__all__ = ["as_dataset", "example_row"]
+
+
+def as_dataset(steps: Steps, weight: Float[Array, "T W"] | None = None) -> Dataset:
+    """Labelled steps as rows, [W·T, …], those of a world one after another.
+
+    The label's precision is the action's Quu, what an error costs, also where the control sits on a limit. A
+    label that the teacher disowns has weight 0.
+
+    Raises:
+        ValueError: no teacher labelled these steps.
+    """
+    action = steps.action
+    if action is None:
+        raise ValueError("these episodes have no teacher, hence no labels: pass make_teacher to `episodes`")
+    sound = (action.status == 0) & steps.alive
+    given = jnp.ones_like(steps.cost) if weight is None else weight
+    rows = Dataset(
+        obs=steps.obs,
+        x=steps.x,
+        t=steps.t,
+        key=steps.key,
+        action=steps.u,
+        log_prob=steps.log_prob,
+        behaviour=steps.behaviour,
+        mean=action.dist.mean,
+        precision=action.Quu,
+        cost=steps.cost,
+        first=steps.first,
+        terminated=steps.failed,
+        truncated=steps.truncated,
+        weight=jnp.where(sound, given, jnp.zeros_like(given)),
+        next_slot=jnp.zeros_like(steps.t),
+    )
+    flat = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), rows)
+    return flat._replace(next_slot=jnp.int32(0))
+
+
+def example_row(env: Env, key: Key[Array, ""]) -> Dataset:
+    """One row as a dataset of `env` stores it, with weight 0: see `gps.dataset.empty`.
+
+    Observations and labels are stored in single precision; the state stays as exact as it is, to be looked
+    at again.
+    """
+    bound = env.bind(env.sample_context(key))
+    x = bound.init(key)
+    u = jnp.zeros(env.nu, x.dtype)
+    obs, _ = bound.observer.observe(key, bound.observer.init(key), x, bound.sense(x, u), u)
+    number, count, flag = jnp.float32(0), jnp.int32(0), jnp.asarray(False)
+    return Dataset(
+        obs=jax.tree.map(_single, obs),
+        x=x,
+        t=count,
+        key=key,
+        action=_single(u),
+        log_prob=number,
+        behaviour=count,
+        mean=_single(u),
+        precision=jnp.zeros((env.nu, env.nu), jnp.float32),
+        cost=number,
+        first=flag,
+        terminated=flag,
+        truncated=flag,
+        weight=number,
+        next_slot=count,
+    )
+
+
+def _single(leaf: Array) -> Array:
+    """Floating point numbers in single precision."""
+    return leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

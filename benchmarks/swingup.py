@@ -17,6 +17,7 @@ from gps.placement import cpu_jit
 from gps.types import Algorithm
 
 SEEDS, UNSEEN, STARTS = (0, 1, 2), 1000, 100
+BUDGET = {"num_worlds": 16, "updates": 3000}
 BALANCE = 1.0
 """A start counts as swung up if the pole is upright throughout the last BALANCE s, on the rail."""
 
@@ -56,7 +57,7 @@ def teacher(fast: bool) -> list[Row]:
 def student(fast: bool, factory: Callable[..., Algorithm], target: str | None) -> list[Row]:
     """Mean and worst over the seeds."""
     made, _, judge = scene(fast)
-    iterations, budget = (2, {"num_steps": 20, "updates": 20, "num_worlds": 2}) if fast else (8, {})
+    iterations, budget = (2, {"num_steps": 20, "updates": 20, "num_worlds": 2}) if fast else (8, BUDGET)
     algorithm = factory(*made, iterations=iterations, test_worlds=0, **budget)
     runs = [trained(algorithm, seed, iterations) for seed in SEEDS[: 1 if fast else None]]
     shares = [share_up(judge, variables, made.env.dt, fast) for variables, _ in runs]

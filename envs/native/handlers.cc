@@ -141,7 +141,7 @@ ffi::Error RolloutImpl(int64_t id, int64_t nstep, ffi::AnyBuffer x0, ffi::AnyBuf
                       {engine.get(), int(nstep), horizon, batch.Operand<T>(x0, 1), batch.Operand<T>(xs_ref, 2),
                        batch.Operand<T>(us_ref, 2), batch.Operand<T>(K, 3), batch.Operand<T>(noise, 2),
                        batch.Operand<T>(input, 1), Out<T>(xs), Out<T>(us), Out<T>(ys), Out<int32_t>(steps),
-                       Out<int32_t>(status)});
+                       Out<int32_t>(status), nullptr});
   });
 }
 

@@ -56,22 +56,36 @@ void MultiplyAdd(const T* K, const double* dx, int nu, int ndx, double* u) {
   }
 }
 
+template <typename T>
+bool NotZero(const T* v, size_t n) {
+  return std::any_of(v, v + n, [](T e) { return e != 0; });
+}
+
+// Whether the gains are known to be zero without a look at them.
+template <typename T>
+bool OpenLoop(const RolloutArgs<T>& a, int i, int t) {
+  return a.feedback && !a.feedback[size_t(a.K.index[i]) * a.horizon + t];
+}
+
 // u = clip(ū + K (x ⊖ x̄) + noise), rounded to T as it will be reported; returns whether it is a good control.
+// x̄ is not read where K is zero.
 template <typename T>
 bool ClosedLoop(const mjModel* m, const RolloutArgs<T>& a, int i, int t, const double* x, double* u) {
   const Sizes& s = a.engine->sizes;
-  double* x_ref = Scratch(kRef, s.nx());
-  double* dx = Scratch(kDx, s.ndx());
-  Copy(a.xs_ref[i] + size_t(t) * s.nx(), s.nx(), x_ref);
-  Difference(m, s, x, x_ref, dx);
-  const T* u_ref = a.us_ref[i] + size_t(t) * s.nu;
-  const T* noise = a.noise[i] + size_t(t) * s.nu;
-  const T* K = a.K[i] + size_t(t) * s.nu * s.ndx();
   const int nu = s.nu, ndx = s.ndx();
+  const T* u_ref = a.us_ref[i] + size_t(t) * nu;
+  const T* noise = a.noise[i] + size_t(t) * nu;
+  const T* K = a.K[i] + size_t(t) * nu * ndx;
   for (int j = 0; j < nu; ++j) u[j] = double(u_ref[j]) + double(noise[j]);
-  MultiplyAdd(K, dx, nu, ndx, u);
+  if (!OpenLoop(a, i, t) && (a.feedback || NotZero(K, size_t(nu) * ndx))) {
+    double* x_ref = Scratch(kRef, s.nx());
+    double* dx = Scratch(kDx, ndx);
+    Copy(a.xs_ref[i] + size_t(t) * s.nx(), s.nx(), x_ref);
+    Difference(m, s, x, x_ref, dx);
+    MultiplyAdd(K, dx, nu, ndx, u);
+  }
   for (int j = 0; j < nu; ++j) u[j] = T(std::min(std::max(u[j], a.engine->low[j]), a.engine->high[j]));
-  return !Bad(u, s.nu);
+  return !Bad(u, nu);
 }
 
 template <typename T>
@@ -96,7 +110,9 @@ void RolloutOne(const mjModel* m, mjData* d, int i, void* arg) {
     if (!ClosedLoop(m, a, i, t, in.x, in.u)) return;
     Copy(in.u, s.nu, us + size_t(t) * s.nu);
     // Gains come from memory, once each: fetch the next while the engine is at work.
-    if (t + 1 < a.horizon) Prefetch(a.K[i] + size_t(t + 1) * s.nu * s.ndx(), size_t(s.nu) * s.ndx());
+    if (t + 1 < a.horizon && !OpenLoop(a, i, t + 1)) {
+      Prefetch(a.K[i] + size_t(t + 1) * s.nu * s.ndx(), size_t(s.nu) * s.ndx());
+    }
     a.status[i] = kEngineError;
     api.mj_setState(m, d, in.u, mjSTATE_CTRL);  // the warm start of the last step stays
     api.mj_step(m, d);
@@ -127,6 +143,17 @@ void Hold(T* rows, int last, int n, int width) {
   }
 }
 
+// `RolloutArgs::feedback` where several simulations share their gains, as under a planner that samples controls.
+template <typename T>
+std::vector<char> SharedFeedback(int n, const RolloutArgs<T>& a) {
+  if (!a.K.index || n == 0) return {};
+  const int rows = 1 + *std::max_element(a.K.index, a.K.index + n);
+  const size_t size = size_t(a.engine->sizes.nu) * a.engine->sizes.ndx();
+  std::vector<char> feedback(size_t(rows) * a.horizon);
+  for (size_t k = 0; k < feedback.size(); ++k) feedback[k] = NotZero(a.K.data + k * size, size);
+  return feedback;
+}
+
 }  // namespace
 
 template <typename T>
@@ -150,6 +177,8 @@ std::string Rollout(Engine& engine, int n, RolloutArgs<T> a) {
   std::fill(a.us, a.us + size_t(n) * a.horizon * s.nu, T(0));
   std::fill(a.ys, a.ys + size_t(n) * T1 * s.ny, T(0));
   std::fill(a.steps, a.steps + n, 0);
+  const std::vector<char> feedback = SharedFeedback(n, a);
+  a.feedback = feedback.empty() ? nullptr : feedback.data();
   std::string error = engine.Run(n, RolloutOne<T>, &a);
   for (size_t i = 0; i < size_t(n); ++i) {
     if (a.status[i] == kOk) continue;

@@ -52,6 +52,7 @@ struct RolloutArgs {
   Rows<T> input;
   T *xs, *us, *ys;                       // [T+1, nx] [T, nu] [T+1, ny]; held where the rollout failed
   int32_t *steps, *status;               // steps made, T if nothing failed
+  const char* feedback;                  // [rows of K, T] whether gains differ from zero; null: not known
 };
 
 // Each returns "" or why nothing could be run; what goes wrong in one simulation is its status.

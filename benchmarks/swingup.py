@@ -17,7 +17,7 @@ from gps.placement import cpu_jit
 from gps.types import Algorithm
 
 SEEDS, UNSEEN, STARTS = (0, 1, 2), 1000, 100
-BUDGET = {"num_worlds": 16, "updates": 3000}
+BUDGET = {"num_worlds": 32, "updates": 3000}
 BALANCE = 1.0
 """A start counts as swung up if the pole is upright throughout the last BALANCE s, on the rail."""
 

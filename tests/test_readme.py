@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import readme
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -30,6 +32,10 @@ def run(code: str, folder: Path) -> subprocess.CompletedProcess:
         timeout=300,
         check=False,
     )
+
+
+def test_its_tables_are_what_the_results_say():
+    assert readme.regenerate((ROOT / "README.md").read_text()) == (ROOT / "README.md").read_text()
 
 
 def test_own_task_fits_in_thirty_lines_and_learns(tmp_path):

@@ -11,7 +11,21 @@
 """
 
 from teachers.ilqr import ILQR, Solution, SolveStatus, Trace, ilqr
+from teachers.kl_lqr import KLSolution, KLStatus, kl_lqr
 from teachers.mpc import MPCState, mpc
 from teachers.tilt import temper, tilt
 
-__all__ = ["ILQR", "MPCState", "Solution", "SolveStatus", "Trace", "ilqr", "mpc", "temper", "tilt"]
+__all__ = [
+    "ILQR",
+    "KLSolution",
+    "KLStatus",
+    "MPCState",
+    "Solution",
+    "SolveStatus",
+    "Trace",
+    "ilqr",
+    "kl_lqr",
+    "mpc",
+    "temper",
+    "tilt",
+]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-__all__ = ["BoxQP", "box_qp", "free_solve", "solve_spd"]
+__all__ = ["BoxQP", "box_qp", "free_solve", "shifted_solve", "solve_spd"]
 
 UNROLL_UP_TO = 8
 
@@ -40,16 +40,42 @@ def solve_spd(
         factor = jnp.where(ok, factor, jnp.eye(n, dtype=H.dtype))
         half = jax.lax.linalg.triangular_solve(factor, rhs, left_side=True, lower=True)
         return jax.lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True), ok
-    rows = jnp.concatenate([H, rhs], axis=1)
-    tiny = jnp.finfo(H.dtype).eps * jnp.diagonal(H)
-    ok = jnp.asarray(True)
+    rows, _, ok = _eliminate(jnp.concatenate([H, rhs], axis=1), 0.0)
+    return rows, ok
+
+
+def shifted_solve(
+    E: Float[Array, "n n"], rhs: Float[Array, "n m"]
+) -> tuple[Float[Array, "n m"], Float[Array, ""], Bool[Array, ""]]:
+    """(I + E)⁻¹ rhs, log det(I + E) and whether I + E is positive definite; void but finite where not.
+
+    The identity is never added, so that an E far smaller than it keeps its digits (up to n = 8).
+    """
+    n = E.shape[0]
+    if n > UNROLL_UP_TO:
+        H = E + jnp.eye(n, dtype=E.dtype)
+        factor = jnp.linalg.cholesky(H, symmetrize_input=False)
+        log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
+        answer, ok = solve_spd(H, rhs)
+        return answer, jnp.where(ok, log_det, 0), ok
+    rows, excess, ok = _eliminate(jnp.concatenate([E, rhs], axis=1), 1.0)
+    return rows, jnp.sum(jnp.log1p(excess)), ok
+
+
+def _eliminate(rows: Float[Array, "n n+m"], shift: float) -> tuple[Array, Array, Array]:
+    """Gauss-Jordan on [shift·I + H, rhs]: (solution, pivots less `shift`, all pivots are positive)."""
+    n = rows.shape[0]
+    tiny = jnp.finfo(rows.dtype).eps * jnp.abs(shift + jnp.diagonal(rows))
+    pivots, ok = [], jnp.asarray(True)
     for j in range(n):
-        positive = rows[j, j] > tiny[j]
+        positive = shift + rows[j, j] > tiny[j]
+        pivot = jnp.where(positive, rows[j, j], 1 - shift)
         ok = ok & positive
-        row = rows[j] / jnp.where(positive, rows[j, j], 1)
-        pivot = (jnp.arange(n) == j)[:, None]
-        rows = jnp.where(pivot, row[None, :], rows - rows[:, j : j + 1] * row[None, :])
-    return rows[:, n:], ok
+        row = rows[j] / (shift + pivot)
+        here = (jnp.arange(n) == j)[:, None]
+        rows = jnp.where(here, row[None, :], rows - rows[:, j : j + 1] * row[None, :])
+        pivots.append(pivot)
+    return rows[:, n:], jnp.stack(pivots), ok
 
 
 def free_solve(

@@ -10,7 +10,15 @@ from jaxtyping import Array, Bool, Float
 from gps.types import Limits, LinearDynamics, QuadraticCost
 from teachers.linalg import box_qp, free_solve, solve_spd
 
-__all__ = ["BackwardPass", "Regularise", "backward", "control_covariance"]
+__all__ = [
+    "BackwardPass",
+    "Regularise",
+    "augment_value",
+    "augmented_cost",
+    "augmented_dynamics",
+    "backward",
+    "control_covariance",
+]
 
 Regularise = Literal["control", "state"]
 """What μ is added to: "control" Quu + μI, "state" the next value's Hessian V + μI inside Quu and Qux."""
@@ -56,8 +64,8 @@ def backward(
     T = dynamics.B.shape[0]
     dtype = dynamics.B.dtype
     mu = jnp.asarray(mu, dtype)
-    F = _augmented_dynamics(dynamics)
-    H = _augmented_cost(cost)
+    F = augmented_dynamics(dynamics)
+    H = augmented_cost(cost)
     extra = _regularisation(dynamics, regularise)
     low, high = _box(cost.u[:T], limits)
 
@@ -78,7 +86,7 @@ def backward(
         out = (k, gains[:, :n], Qux[:, n], Quu, k @ Qux[:, n], k @ (Quu @ k))
         return (S, ok), out
 
-    S = _augment_value(cost.Q[T], cost.q[T])
+    S = augment_value(cost.Q[T], cost.q[T])
     knots = (F, H, extra, low, high, cost.x[:T], cost.u[:T])
     (_, ok), rows = jax.lax.scan(step, (S, jnp.asarray(True)), knots, reverse=True)
     k, K, Qu, Quu, linear, quadratic = rows
@@ -115,7 +123,7 @@ def _gains(rows: Array, box: tuple[Array, Array] | None) -> tuple[Array, Array]:
     return jnp.concatenate([K, qp.x[:, None]], axis=1), qp.ok
 
 
-def _augmented_dynamics(dynamics: LinearDynamics) -> Float[Array, "T n+1 n+1+m"]:
+def augmented_dynamics(dynamics: LinearDynamics) -> Float[Array, "T n+1 n+1+m"]:
     """[A 0 B; 0 1 0] per knot: the next (δx, 1) from (δx, 1, δu)."""
     T, n, m = dynamics.B.shape
     zero, one = jnp.zeros((T, n, 1), dynamics.B.dtype), jnp.ones((T, 1, 1), dynamics.B.dtype)
@@ -125,7 +133,7 @@ def _augmented_dynamics(dynamics: LinearDynamics) -> Float[Array, "T n+1 n+1+m"]
     return jnp.concatenate([top, bottom], axis=1)
 
 
-def _augmented_cost(cost: QuadraticCost) -> Float[Array, "T n+1+m n+1+m"]:
+def augmented_cost(cost: QuadraticCost) -> Float[Array, "T n+1+m n+1+m"]:
     """[Q q M; qᵀ 0 rᵀ; Mᵀ r R] per knot but the last."""
     Q, q, R, r, M = cost.Q[:-1], cost.q[:-1, :, None], cost.R[:-1], cost.r[:-1, :, None], cost.M[:-1]
     corner = jnp.zeros_like(q[:, :1])
@@ -153,7 +161,8 @@ def _box(us: Float[Array, "T nu"], limits: Limits | None) -> tuple[Array, Array]
     return low[None] - us, high[None] - us
 
 
-def _augment_value(V: Float[Array, "n n"], v: Float[Array, " n"]) -> Float[Array, "n+1 n+1"]:
+def augment_value(V: Float[Array, "n n"], v: Float[Array, " n"]) -> Float[Array, "n+1 n+1"]:
+    """[V v; vᵀ 0]: ½ δxᵀV δx + vᵀδx as a form in (δx, 1)."""
     corner = jnp.zeros((1, 1), V.dtype)
     return jnp.block([[V, v[:, None]], [v[None, :], corner]])
 

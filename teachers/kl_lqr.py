@@ -1,0 +1,228 @@
+"""KL-constrained linear-quadratic control, the C-step of guided policy search.
+
+    min_p E_p[Σ c_t]  subject to  Σ_t E[KL(p(u|x_t) ‖ p̄(u|x_t))] ≤ bound
+
+(Levine & Abbeel 2014; Montgomery & Levine 2016, section 3), or with a bound at each step. `teachers.kl_pass`
+answers for a given η; here the η is found whose answer has the divergence asked for.
+"""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from gps.gaussian import Gaussian
+from gps.types import Limits, LinearDynamics, LinearGaussian, QuadraticCost
+from teachers.kl_pass import Pass, Problem, controller_of, make_problem, solve_at
+
+__all__ = ["KLSolution", "KLStatus", "kl_lqr"]
+
+
+class KLStatus(IntEnum):
+    """How the search for η ended (an int32 inside jitted programs); up to INACTIVE the controller is new."""
+
+    ACTIVE = 0
+    """The divergence is the bound, within the tolerance."""
+    INACTIVE = 1
+    """It is below the bound even at the smallest η."""
+    MISSED = 2
+    """No η in the range, within the passes allowed, has the divergence asked for."""
+    NOT_PD = 3
+    """Quu was not positive definite at the largest η."""
+    NOT_FINITE = 4
+    """The problem has numbers that are not finite, or p̄ a covariance that is not positive definite."""
+
+
+class KLSolution(NamedTuple):
+    """Made by `kl_lqr`."""
+
+    controller: LinearGaussian
+    """Around the cost's nominal trajectory; p̄ itself where the status is beyond INACTIVE."""
+    kl: Float[Array, " T"]
+    """E_p[KL(p ‖ p̄)] at each step, nats."""
+    eta: Float[Array, " T"]
+    """To start the next search from."""
+    passes: Int[Array, ""]
+    status: Int[Array, ""]
+    """A `KLStatus`."""
+
+
+def kl_lqr(
+    dynamics: LinearDynamics,
+    cost: QuadraticCost,
+    previous: LinearGaussian,
+    bound: Float[Array, ""] | Float[Array, " T"] | float,
+    *,
+    start: Gaussian,
+    noise: Float[Array, "T ndx ndx"] | None = None,
+    entropy: Float[Array, " T"] | float = 0.0,
+    limits: Limits | None = None,
+    eta: Float[Array, " T"] | float = 1.0,
+    eta_range: tuple[float, float] = (1e-8, 1e30),
+    tolerance: float = 0.05,
+    max_passes: int = 100,
+) -> KLSolution:
+    """Minimise E_p[Σ c] − Σ entropy_t H(p_t) over p within a bound on the divergence from p̄, `previous`.
+
+    A scalar bound holds for Σ_t E[KL(p_t ‖ p̄_t)], with one η; a bound [T] holds at each step, with an η each.
+    All is in the tangent space of the nominal trajectory (`cost.x`, `cost.u`), a trajectory of the dynamics.
+    Under `vmap` the passes go on until every member has ended.
+
+    Args:
+        dynamics: T knots; δx' = A δx + B δu + N(0, noise).
+        cost: T + 1 knots.
+        previous: p̄, around the same nominal states; its mean controls may differ from the nominal ones.
+        bound: ε, nats; of the whole trajectory, or [T] of each step.
+        start: of δx at the first step.
+        noise: covariance of the dynamics' noise; none if None.
+        entropy: weight of the entropy in the objective, per step.
+        limits: box that the mean control stays in at the nominal states.
+        eta: where the search begins, in units of the cost.
+        eta_range: where it ends.
+        tolerance: of the divergence, relative to the bound.
+        max_passes: of the LQR.
+
+    Raises:
+        ValueError: a bound that is not positive, as far as that can be seen while tracing.
+    """
+    if not isinstance(bound, jax.core.Tracer) and not np.all(np.asarray(bound) > 0):
+        raise ValueError(f"the KL bound must be positive, got {bound}; a fixed controller needs no solve")
+    problem = make_problem(dynamics, cost, previous, start, noise, entropy, limits)
+    dtype, T = problem.S.dtype, problem.F.shape[0]
+    low, high = (jnp.log(jnp.asarray(edge, dtype)) for edge in eta_range)
+    begin = jnp.clip(jnp.broadcast_to(jnp.log(jnp.asarray(eta, dtype)), (T,)), low, high)
+    target = jnp.asarray(bound, dtype)
+    search = _search_one if target.ndim == 0 else _search_each
+    log_eta, found, passes, status = search(problem, target, begin, (low, high), tolerance, max_passes)
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((problem._replace(box=None), found))]
+    status = jnp.where(jnp.all(jnp.stack(finite)), status, KLStatus.NOT_FINITE).astype(jnp.int32)
+    good = status <= KLStatus.INACTIVE
+    controller = jax.tree.map(
+        lambda new, old: jnp.where(good, new, jnp.nan_to_num(old)),
+        controller_of(problem, previous, found),
+        previous,
+    )
+    return KLSolution(controller, jnp.where(good, found.kl, 0), jnp.exp(log_eta), passes, status)
+
+
+# ------------------------------------------------------------------------------------- internals
+
+RUNNING = -1
+
+
+class _Bracket(NamedTuple):
+    """What the search for one log η carries; f = log(KL / bound) falls from +∞ (not definite) to −∞."""
+
+    x: Array
+    found: Pass
+    low: Array
+    f_low: Array
+    high: Array
+    f_high: Array
+    stride: Array
+    passes: Array
+    status: Array
+
+
+def _search_one(
+    problem: Problem, bound: Array, begin: Array, ends: tuple[Array, Array], tolerance: float, max_passes: int
+) -> tuple[Array, Pass, Array, Array]:
+    """(log η [T], the pass there, passes, status) of one η for all steps."""
+    low, high = ends
+
+    def look(s: _Bracket) -> _Bracket:
+        found = solve_at(problem, jnp.broadcast_to(jnp.exp(s.x), begin.shape))
+        f, sound = _excess(found, jnp.sum(found.kl), bound)
+        over = f > 0
+        s = s._replace(
+            found=found,
+            low=jnp.where(over, s.x, s.low),
+            f_low=jnp.where(over, f, s.f_low),
+            high=jnp.where(over, s.high, s.x),
+            f_high=jnp.where(over, s.f_high, f),
+            passes=s.passes + 1,
+        )
+        closed = s.high - s.low <= 4 * jnp.finfo(f.dtype).eps * (1 + jnp.abs(s.x))
+        lost = closed | (s.passes >= max_passes) | (over & (s.x >= high))
+        status = _status(_near(f, tolerance), ~over & (s.x <= low), lost, sound)
+        x = jnp.where(status == RUNNING, jnp.clip(_next(s, f), low, high), s.x)
+        return s._replace(x=x, stride=1.7 * s.stride, status=status)
+
+    x, inf = jnp.mean(begin), jnp.asarray(jnp.inf, begin.dtype)
+    unseen = (-inf, inf, inf, -inf, jnp.ones_like(x))
+    first = _Bracket(x, _blank(problem, begin), *unseen, jnp.int32(0), jnp.int32(RUNNING))
+    end = jax.lax.while_loop(lambda s: s.status == RUNNING, look, first)
+    return jnp.broadcast_to(end.x, begin.shape), end.found, end.passes, end.status
+
+
+def _next(s: _Bracket, f: Array) -> Array:
+    """Where to look: outwards until there is a bracket, then where the secant of f crosses zero."""
+    outwards = s.x + jnp.where(f > 0, 1, -1) * jnp.clip(jnp.abs(f), s.stride, 4 * s.stride)
+    share = jnp.clip(s.f_low / (s.f_low - s.f_high), 0.02, 0.98)
+    halve = (s.passes % 3 == 2) | ~jnp.isfinite(s.f_low)
+    inside = s.low + jnp.where(halve, 0.5, share) * (s.high - s.low)
+    return jnp.where(jnp.isfinite(s.low) & jnp.isfinite(s.high), inside, outwards)
+
+
+class _Each(NamedTuple):
+    """What the search for an η per step carries."""
+
+    x: Array
+    found: Pass
+    f: Array
+    share: Array
+    passes: Array
+    status: Array
+
+
+def _search_each(
+    problem: Problem, bound: Array, begin: Array, ends: tuple[Array, Array], tolerance: float, max_passes: int
+) -> tuple[Array, Pass, Array, Array]:
+    """(log η [T], the pass there, passes, status) of an η for each step.
+
+    The divergence of a step falls with its own η and hardly depends on the others: each log η moves by a
+    share of its own log(KL / bound), a larger one as long as the sign stays, a smaller one when it changes.
+    """
+    low, high = ends
+
+    def look(s: _Each) -> _Each:
+        found = solve_at(problem, jnp.exp(s.x), lift=True)
+        x = jnp.maximum(s.x, jnp.log(found.eta))
+        f, sound = _excess(found, found.kl, bound)
+        idle = (f < 0) & (x <= low)
+        passes = s.passes + 1
+        lost = (passes >= max_passes) | jnp.all((f > 0) & (x >= high))
+        status = _status(jnp.all(idle | _near(f, tolerance)), jnp.all(idle), lost, sound)
+        share = jnp.clip(s.share * jnp.where(f * s.f > 0, 1.3, 0.5), 0.05, 3)
+        moved = jnp.clip(x + share * jnp.clip(f, -1, 2), low, high)
+        return _Each(jnp.where(status == RUNNING, moved, x), found, f, share, passes, status)
+
+    start = (jnp.zeros_like(begin), jnp.ones_like(begin))
+    first = _Each(begin, _blank(problem, begin), *start, jnp.int32(0), jnp.int32(RUNNING))
+    end = jax.lax.while_loop(lambda s: s.status == RUNNING, look, first)
+    return end.x, end.found, end.passes, end.status
+
+
+def _excess(found: Pass, kl: Array, bound: Array) -> tuple[Array, Array]:
+    """log(KL / bound), +∞ where the pass failed; whether it did not."""
+    sound = found.ok & jnp.all(jnp.isfinite(kl))
+    ratio = jnp.maximum(kl, jnp.finfo(kl.dtype).tiny) / bound
+    return jnp.where(sound, jnp.log(ratio), jnp.inf), sound
+
+
+def _near(f: Array, tolerance: float) -> Array:
+    return jnp.abs(jnp.expm1(f)) <= tolerance
+
+
+def _status(hit: Array, idle: Array, lost: Array, sound: Array) -> Array:
+    failure = jnp.where(sound, KLStatus.MISSED, KLStatus.NOT_PD)
+    ended = jnp.where(idle, KLStatus.INACTIVE, jnp.where(lost, failure, RUNNING))
+    return jnp.where(hit & ~idle, KLStatus.ACTIVE, ended).astype(jnp.int32)
+
+
+def _blank(problem: Problem, etas: Array) -> Pass:
+    shapes = jax.eval_shape(solve_at, problem, etas)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

@@ -35,7 +35,7 @@ RAIL = 2.5
 
 
 def cartpole(history: int = 4, horizon: int = 150) -> Env:
-    """The task.
+    """Swing a pole up and balance it, without seeing velocities.
 
     Args:
         history: observations that the student knows at a time: one now, the others as `differences`.

@@ -116,8 +116,10 @@ def from_engine(
         dynamics: an engine of the same model without sensors that steps in place of `sim`, where costs need
             no readings and the sensors (rays) are dear.
     """
-    if horizon < 1:
-        raise ValueError(f"{name}: an episode needs a horizon of at least 1 control step, got {horizon}")
+    if horizon < 1 or horizon != int(horizon):
+        raise ValueError(
+            f"{name}: an episode needs a whole number of control steps, at least 1, got {horizon}"
+        )
     limits = Limits(sim.low, sim.high)
     mover = sim if dynamics is None else dynamics
     dt = float(mover.model.opt.timestep) * mover.substeps

@@ -88,8 +88,8 @@ def engine(
         ValueError: the model has state outside (qpos, qvel, act): delays, plasticity, plugins, sleeping.
     """
     _check_supported(model)
-    if substeps < 1:
-        raise ValueError(f"substeps must be at least 1, got {substeps}")
+    if substeps < 1 or substeps != int(substeps):
+        raise ValueError(f"substeps must be a whole number of at least 1, got {substeps}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}; leave it out to use all cores")
     model = copy.copy(model)

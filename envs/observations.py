@@ -48,7 +48,7 @@ def differences(env: Env, n: int) -> Env:
     """`history` as rates of change: n − 1 differences per second, oldest first, then the last observation.
 
     The same information in the same shape, conditioned for a network: neighbouring observations are almost
-    equal, and what tells them apart is the velocity.
+    equal, and what tells them apart is the velocity. Whole numbers and flags become floats.
 
     Raises:
         ValueError: n < 1.
@@ -56,7 +56,13 @@ def differences(env: Env, n: int) -> Env:
     _at_least("differences", "n", n, 1)
 
     def rates(frames: PyTree) -> PyTree:
-        return jax.tree.map(lambda f: jnp.concatenate([jnp.diff(f, axis=0) / env.dt, f[-1:]]), frames)
+        def one(f: Array) -> Array:
+            f = f.astype(
+                jnp.promote_types(f.dtype, jnp.float32)
+            )  # unsigned numbers and flags have no differences
+            return jnp.concatenate([jnp.diff(f, axis=0) / env.dt, f[-1:]])
+
+        return jax.tree.map(one, frames)
 
     def frames(rates: PyTree) -> PyTree:
         back = lambda r: r[-1:] - jnp.cumsum(r[:-1][::-1], axis=0)[::-1] * env.dt  # noqa: E731
@@ -93,6 +99,10 @@ def noise(env: Env, std: float | Sequence[float] | Array) -> Env:
 
     def wrap(observer: Observer) -> Observer:
         def disturb(leaf: Array, key: Array) -> Array:
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise ValueError(
+                    f"noise needs floating point observations, came {leaf.dtype}: take a `subset`"
+                )
             if scale.ndim and scale.shape != leaf.shape:
                 raise ValueError(
                     f"noise: std of shape {scale.shape} does not fit an observation of shape {leaf.shape}: "

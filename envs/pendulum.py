@@ -25,7 +25,7 @@ UPRIGHT = 0.2
 
 
 def pendulum(horizon: int = 150) -> Env:
-    """The task.
+    """Swing a pendulum up and balance it.
 
     Args:
         horizon: control steps of .05 s in an episode.

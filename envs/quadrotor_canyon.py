@@ -34,7 +34,7 @@ def quadrotor_canyon(
     sideways: float = 1.0,
     horizon: int = 400,
 ) -> Env:
-    """The task.
+    """Fly through a winding canyon, in gusts.
 
     Args:
         width: of the canyon along y, m.
@@ -46,6 +46,7 @@ def quadrotor_canyon(
             dodges rather than brakes.
         horizon: control steps of .05 s in an episode.
     """
+    quad.check_flight(speed, gust, sideways)
     if width < 4 * quad.RADIUS or bend < 4 * canyon.STEP or not 0 <= slope <= canyon.STEEPEST:
         raise ValueError(
             f"expected width >= {4 * quad.RADIUS:.1f} m, bend >= {4 * canyon.STEP:.0f} m and "

@@ -35,7 +35,7 @@ def quadrotor_forest(
     sideways: float = 1.0,
     horizon: int = 400,
 ) -> Env:
-    """The task.
+    """Fly through a forest of random trees, in gusts.
 
     Args:
         density: trees per m².
@@ -46,6 +46,7 @@ def quadrotor_forest(
             dodges rather than brakes, which keeps its speed among dense trees.
         horizon: control steps of .05 s in an episode.
     """
+    quad.check_flight(speed, gust, sideways)
     area = float(np.prod(forest.TILE))
     if not (0 < density < np.inf and 0 < gap < np.inf and round(density * area) >= 1):
         raise ValueError(

@@ -28,7 +28,7 @@ NEAREST, FARTHEST = 0.06, 0.27
 
 
 def reacher(horizon: int = 75) -> Env:
-    """The task; its context is the target's position [2], m.
+    """Reach a target with two joints; the context is the target's position [2], m.
 
     Args:
         horizon: control steps of .04 s in an episode.

@@ -16,11 +16,24 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 
-__all__ = ["CheckpointError", "restore", "save", "settle", "steps"]
+__all__ = ["CheckpointError", "check_path", "restore", "save", "settle", "steps"]
 
 
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, or of another state."""
+
+
+def check_path(directory: Path) -> None:
+    """Whether checkpoints below `directory` can be read again: orbax takes brackets for a pattern.
+
+    Raises:
+        CheckpointError: they could not.
+    """
+    odd = sorted(set("[]\\") & set(str(Path(directory).resolve())))
+    if odd:
+        raise CheckpointError(
+            f"checkpoints cannot be kept below {directory}: choose a path without {' '.join(odd)}"
+        )
 
 
 def settle(state: PyTree) -> PyTree:
@@ -37,7 +50,12 @@ def settle(state: PyTree) -> PyTree:
 
 
 def save(directory: Path, step: int, state: PyTree, keep: int = 3) -> None:
-    """Writes `state` as checkpoint `step` and deletes all but the last `keep`."""
+    """Writes `state` as checkpoint `step` and deletes all but the last `keep`.
+
+    Raises:
+        CheckpointError: a path that could not be read again, or a state with other things than arrays.
+    """
+    check_path(directory)
     leaves = jax.tree_util.tree_flatten_with_path(state)[0]
     described = [_describe(jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
     # orbax stores no empty array, and the shape alone says everything about it
@@ -137,6 +155,8 @@ def _read(directory: Path, step: int, older: list[int]) -> tuple[list[dict[str, 
         with _manager(directory) as manager:
             stored = manager.restore(step, args=args)
         about = stored["leaves"]["leaves"]
+        if stored["leaves"]["step"] != step:
+            raise ValueError(f"it is a copy of checkpoint {stored['leaves']['step']}")
         arrays = [
             np.asarray(stored["state"][str(i)]) if np.prod(info["shape"], dtype=int) else _empty(info)
             for i, info in enumerate(about)

@@ -139,11 +139,23 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a .jsonl file; a last line cut short by a kill is left out."""
+    """The records of a .jsonl file; a last line cut short by a kill is left out.
+
+    Raises:
+        RunError: a line is not a record of an iteration.
+    """
     if not Path(path).exists():
         return []
-    complete = Path(path).read_text().split("\n")[:-1]
-    return [json.loads(line) for line in complete]
+    try:
+        complete = Path(path).read_text().split("\n")[:-1]
+        records = [json.loads(line) for line in complete]
+        if all(isinstance(record["iteration"], int) for record in records):
+            return records
+        raise TypeError("an iteration that is no number")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} is damaged ({type(error).__name__}: {error}): restore it, or remove the odd line"
+        ) from error
 
 
 def truncate_lines(path: Path, iteration: int) -> None:

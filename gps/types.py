@@ -312,7 +312,7 @@ class Dataset(NamedTuple):
     """Who drove: 0 teacher, 1 student, 2 a compromise of both."""
     mean: Float[Array, "N nu"]
     precision: Float[Array, "N nu nu"]
-    """The label: the teacher's Gaussian."""
+    """The label: the mean of the teacher's Gaussian, and as its precision Quu, what an error costs."""
     cost: Float[Array, " N"]
     first: Bool[Array, " N"]
     terminated: Bool[Array, " N"]

@@ -283,6 +283,9 @@ def _check(
     """Raise on settings that contradict each other."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    for name, value in {"batch_size": batch_size, "epochs": epochs, "updates": updates}.items():
+        if value is not None and value != int(value):
+            raise ValueError(f"{name} must be a whole number, got {value}")
     if (epochs is None) == (updates is None):
         raise ValueError(f"give either epochs or updates, got epochs={epochs} and updates={updates}")
     if (epochs is not None and epochs < 1) or (updates is not None and updates < 1):

@@ -1,4 +1,4 @@
-"""Policies as neural networks. The only module of the project, with `critics`, that imports Flax."""
+"""Policies as neural networks. The only module of the project that imports Flax."""
 
 import difflib
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any, Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from gps.gaussian import Gaussian
@@ -77,7 +78,7 @@ def mlp(
     Raises:
         ValueError: for an unknown activation or covariance, or limits of the wrong shape.
     """
-    _check(nu, activation, limits, covariance)
+    _check(nu, hidden, activation, limits, covariance, (log_std, min_std))
     network = MLP(tuple(hidden), nu, ACTIVATIONS[activation], dtype)
     low, high, centre, half = _box(nu, limits, dtype)
 
@@ -157,8 +158,22 @@ def _box(nu: int, limits: Limits | None, dtype: Any) -> tuple[Array, Array, Arra
     return low, high, centre, half
 
 
-def _check(nu: int, activation: str, limits: Limits | None, covariance: str) -> None:
+def _check(
+    nu: int,
+    hidden: tuple[int, ...],
+    activation: str,
+    limits: Limits | None,
+    covariance: str,
+    stds: tuple[float, float],
+) -> None:
     """Raise on settings that cannot work."""
+    if nu < 1:
+        raise ValueError(f"a policy needs at least 1 control, got nu = {nu}: has the model actuators?")
+    if not isinstance(hidden, tuple | list) or not all(isinstance(w, int) and w >= 1 for w in hidden):
+        raise ValueError(f"hidden must be a tuple of widths of at least 1, such as (128, 128), got {hidden}")
+    log_std, min_std = stds
+    if not (np.isfinite(log_std) and 0 <= min_std < np.inf):
+        raise ValueError(f"log_std must be finite and min_std in [0, ∞), got {log_std} and {min_std}")
     if activation not in ACTIVATIONS:
         close = difflib.get_close_matches(activation, ACTIVATIONS, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -168,3 +183,5 @@ def _check(nu: int, activation: str, limits: Limits | None, covariance: str) -> 
     if limits is not None and (jnp.shape(limits.low) != (nu,) or jnp.shape(limits.high) != (nu,)):
         shapes = jnp.shape(limits.low), jnp.shape(limits.high)
         raise ValueError(f"limits for {nu} controls must have shape ({nu},), got {shapes[0]} and {shapes[1]}")
+    if limits is not None and not np.all(np.asarray(limits.low) < np.asarray(limits.high)):
+        raise ValueError(f"limits need low < high, got {limits.low} and {limits.high}")

@@ -6,8 +6,9 @@ step in a rollout of its own, and rolls out the grid of smaller steps only where
 (`teachers.line_search`).
 """
 
+import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -79,13 +80,14 @@ def ilqr(
     dynamics' curvature (full DDP) where the state is flat.
 
     Raises:
-        ValueError: horizon or iterations below 1, or an empty or impossible grid.
+        ValueError: horizon or iterations below 1, an empty or impossible grid, tolerance, schedule or name.
     """
     T = env.horizon if horizon is None else horizon
     if T < 1 or iterations < 1:
         raise ValueError(f"ilqr needs horizon >= 1 and iterations >= 1, came {T} and {iterations}")
     if not grid or not all(0 < alpha < 1 for alpha in grid):
         raise ValueError(f"grid needs step sizes between 0 and 1, came {tuple(grid)}")
+    _check_settings(tolerance, regularise, schedule, hessian)
     limits = None if _unlimited(env.limits) else env.limits
     curvature = None if second_order is None else _vector_hessian(second_order, env.ndx)
 
@@ -131,6 +133,20 @@ def ilqr(
             return _solution(state, regularise), state.trace
 
     return ILQR(T, schedule[0], solve)
+
+
+def _check_settings(tolerance: float, regularise: str, schedule: Sequence[float], hessian: str) -> None:
+    for name, value, kind in (("regularise", regularise, Regularise), ("hessian", hessian, Hessian)):
+        if value not in get_args(kind):
+            raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, came {value!r}")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance must be at least 0, came {tolerance}")
+    sane = len(schedule) == 4 and 0 <= schedule[0] < math.inf and 0 < schedule[1] < schedule[2] < math.inf
+    if not sane or not 1 < schedule[3] < math.inf:
+        raise ValueError(
+            "schedule is (start, smallest, largest, factor) with start >= 0, 0 < smallest < largest and "
+            f"factor > 1, came {tuple(schedule)}"
+        )
 
 
 def _definite_backward(

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from gps.gaussian import Gaussian
@@ -88,7 +89,7 @@ def kl_lqr(
     Raises:
         ValueError: a bound that is not positive, as far as that can be seen while tracing.
     """
-    if not isinstance(bound, jax.core.Tracer) and not np.all(np.asarray(bound) > 0):
+    if not isinstance(bound, Tracer) and not np.all(np.asarray(bound) > 0):
         raise ValueError(f"the KL bound must be positive, got {bound}; a fixed controller needs no solve")
     problem = make_problem(dynamics, cost, previous, start, noise, entropy, limits)
     dtype, T = problem.S.dtype, problem.F.shape[0]

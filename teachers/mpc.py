@@ -42,14 +42,21 @@ def mpc(
     knot, a backward pass and one rollout of the line search. Under `vmap` its grid runs for the whole
     batch whenever one member rejects its full step: that is why `REPLANNER`'s grid is short.
 
-    `init` solves from the constant control `start` (default: the one in the limits nearest to zero) for
-    `initial_iterations`, none if 0. `planner` is called as planner(model, horizon=…, iterations=…):
-    `functools.partial` sets the rest. The action's mean is the plan's first control, its covariance
-    Quu⁻¹; Quu and q belong to the state acted in. Its status is zero or a `SolveStatus`, NOT_PD or
-    DIVERGED; its numbers are finite either way. A plan that diverged is dropped for `start`.
+    The action's mean is the plan's first control, its covariance Quu⁻¹; Quu and q belong to the state acted
+    in. Its status is zero or a `SolveStatus`, NOT_PD or DIVERGED; its numbers are finite either way. A plan
+    that diverged is dropped for `start`.
+
+    Args:
+        env: the task, bound to its context.
+        horizon: control steps that a plan looks ahead, by default the rest of an episode, `env.horizon`.
+        iterations: of the planner at each control step.
+        initial_iterations: of the planner at the start of an episode; 0 for none.
+        start: constant control of the first plan, by default the one in the limits nearest to zero.
+        planner: called as planner(model, horizon=…, iterations=…); `functools.partial` sets the rest.
 
     Raises:
-        ValueError: the planning model's control step or sizes are not those of `env`.
+        ValueError: the planning model's control step or sizes are not those of `env`, or a setting that no
+            plan can have.
     """
     model = env if env.planning is None else env.planning
     sizes, wanted = (model.nx, model.ndx, model.nu, model.dt), (env.nx, env.ndx, env.nu, env.dt)
@@ -58,6 +65,10 @@ def mpc(
             f"planning model must share (nx, ndx, nu, dt) = {wanted} with its env, came {sizes}: "
             "plan with coarser engine steps inside the same control step"
         )
+    if initial_iterations < 0:
+        raise ValueError(f"initial_iterations must be at least 0, came {initial_iterations}")
+    if start is not None and jnp.shape(start) != (env.nu,):
+        raise ValueError(f"start must be one control of shape ({env.nu},), came shape {jnp.shape(start)}")
     replan = planner(model, horizon=horizon, iterations=iterations)
     first = planner(model, horizon=horizon, iterations=max(1, initial_iterations))
     T = replan.horizon

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import toys
 
 from envs.mjcf import from_mjcf
+from envs.observations import subset
 
 PENDULUM = """
 <mujoco model="own">
@@ -50,6 +51,28 @@ def unknown_sensor():
 def nan_cost():
     """An Env made by hand, whose cost is a root of a negative number."""
     return toys.line()._replace(bind=lambda target: toys.line()._replace(cost=lambda *_: jnp.sqrt(-1.0)))
+
+
+def nan_observation():
+    """A logarithm of what may be negative."""
+    return subset(unlimited(), jnp.log)
+
+
+def late_nan_cost():
+    """A cost that is no number from the fourth step on."""
+
+    def cost(x, u, y, t):
+        return effort(x, u, y, t) + jnp.where(t > 3, jnp.nan, 0.0)
+
+    return from_mjcf(PENDULUM, cost, final_cost=lambda x, y: x[0] ** 2, horizon=6)
+
+
+def no_default(length):
+    """A task with an argument that no flag can give."""
+    return unlimited()
+
+
+INSTANCE = None
 
 
 def infinite_start():

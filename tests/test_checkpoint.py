@@ -1,5 +1,6 @@
 """Checkpoints: what comes back, what is kept, and what damage is noticed."""
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,6 +125,21 @@ def test_another_state_is_refused_in_words(tmp_path):
     ]:
         with pytest.raises(checkpoint.CheckpointError, match=words):
             checkpoint.restore(tmp_path, template)
+
+
+@pytest.mark.parametrize("name", ["a [old] b", "br[1]/run", "back\\slash"])
+def test_a_path_that_could_not_be_read_again_is_refused(tmp_path, name):
+    with pytest.raises(checkpoint.CheckpointError, match="choose a path without"):
+        checkpoint.save(tmp_path / name, 1, {"x": np.zeros(2)})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_copy_of_another_checkpoint_is_noticed(tmp_path):
+    state = {"x": np.arange(3.0)}
+    checkpoint.save(tmp_path, 1, state)
+    shutil.copytree(tmp_path / "1", tmp_path / "2")
+    with pytest.raises(checkpoint.CheckpointError, match="it is a copy of checkpoint 1"):
+        checkpoint.restore(tmp_path, state)
 
 
 def test_a_leaf_that_is_no_value_is_refused(tmp_path):

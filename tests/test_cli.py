@@ -178,6 +178,57 @@ def test_a_task_that_is_wrong_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--env", "bad_tasks:INSTANCE"], "bad_tasks:INSTANCE is NoneType, expected a function"),
+        (
+            ["--env", "bad_tasks:no_default"],
+            "no_default needs a value for 'length', which no option can give",
+        ),
+        (["--env", "bad_tasks:unlimited", "--teacher.horizon", "0"], "ilqr needs horizon >= 1"),
+        (["--env", "bad_tasks:unlimited", "--student.hidden", "0"], "hidden must be a tuple of widths"),
+        (["--env", "bad_tasks:unlimited", "--seed", str(2**64)], "--seed must be at most"),
+        (["--env", "bad_tasks:unlimited", "--run-dir", "old [1]"], "choose a path without [ ]"),
+    ],
+)
+def test_a_setting_that_cannot_work_leaves_no_run_behind(tmp_path, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = gps(capsys, *BAD, *words)
+    assert code in (1, 2)
+    assert err.count("\n") == 1
+    assert said in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_that_teaches_nothing_is_an_error(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = ["--algorithm.num-worlds", 2, "--algorithm.num-steps", 6, "--algorithm.updates", 3]
+    code, _, err = gps(capsys, *BAD, *small, "--env", "bad_tasks:nan_observation", "--iterations", 2)
+    assert code == 1
+    assert "iteration 1 left the student's parameters or its loss not finite" in err
+    code, _, err = gps(
+        capsys, *BAD[:-1], "late", *small, "--env", "bad_tasks:late_nan_cost", "--iterations", 1, "--no-film"
+    )
+    assert code == 1
+    assert "cost is not finite in 20 of 20 episodes" in err
+
+
+def test_damaged_records_are_named(tmp_path, capsys):
+    path = tmp_path / "r"
+    assert gps(capsys, *TOY, "--iterations", 2, "--run-dir", path)[0] == 0
+    for text in ("garbage\n", '{"loss": 1}\n', "[]\n"):
+        (path / "metrics.jsonl").write_text(text)
+        code, _, err = gps(capsys, "train", "--run-dir", path, "--resume", "--iterations", 3)
+        assert (code, err.count("\n")) == (1, 1)
+        assert f"{path}/metrics.jsonl is damaged" in err
+    for text in ("null", "{}", '{"options": []}'):
+        (path / "config.json").write_text(text)
+        code, _, err = gps(capsys, "eval", path)
+        assert (code, err.count("\n")) == (1, 1)
+        assert "config.json" in err
+
+
 def test_a_task_of_ones_own_without_control_limits_is_trained_and_judged(tmp_path, capsys):
     """From MJCF to report with the real teacher, student and algorithm."""
     budget = ["--iterations", 2, "--algorithm.num-steps", 4, "--algorithm.num-worlds", 2]
@@ -296,6 +347,38 @@ def test_compare_fills_in_only_what_is_missing(tmp_path, capsys):
     code, _, err = gps(capsys, *longer)
     assert code == 1
     assert "was made with iterations = 2 instead of 4" in err
+
+
+def test_compare_refuses_twins_and_makes_lost_reports_again(tmp_path, capsys):
+    words = [
+        "compare",
+        "--envs",
+        "toys:line",
+        "--iterations",
+        2,
+        "--episodes",
+        2,
+        "--out",
+        tmp_path,
+        "--jobs",
+        1,
+    ]
+    code, _, err = gps(capsys, *words, "--algorithms", "toys:imitate", "--seeds", 0, 0)
+    assert code == 2
+    assert "toys:imitate on toys:line seed 0 and toys:imitate on toys:line seed 0 would share" in err
+    assert not list(tmp_path.iterdir())
+    variants = ["toys:imitate(rate=1e-3)", "toys:imitate(rate=1e+3)"]
+    assert gps(capsys, *words, "--algorithms", *variants)[0] == 0
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert rows[0]["student"] != rows[1]["student"]
+    report = next(tmp_path.glob("*/*1e-3/seed-0/report.md"))
+    report.unlink()  # killed before it was written
+    code, out, _ = gps(capsys, *words, "--algorithms", *variants)
+    assert (code, out.count(": kept")) == (0, 1)
+    assert report.exists()
+    assert "must be at least 0, got -1" in gps(capsys, *words, "--algorithms", *variants, "--seeds", -1)[2]
+    assert "each option once" in gps(capsys, *words, "--algorithms", "toys:imitate(rate=1, rate=2)")[2]
+    assert "--episodes must be at least 1, got 0" in gps(capsys, "demo", "--episodes", 0)[2]
 
 
 def test_compare_in_processes_of_their_own_makes_the_same_runs(tmp_path, capsys):

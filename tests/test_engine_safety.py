@@ -186,7 +186,7 @@ def test_wrong_use_raises():
         env.step(np.ones(env.nx, int), u)
     with pytest.raises(ValueError, match="make it with engine"):
         engine(load(CONTACT), inputs=False).make_inputs()
-    with pytest.raises(ValueError, match="substeps must be at least 1"):
+    with pytest.raises(ValueError, match="substeps must be a whole number of at least 1"):
         engine(load(CONTACT), substeps=0)
     with pytest.raises(ValueError, match="threads must be at least 1"):
         engine(load(CONTACT), threads=0)

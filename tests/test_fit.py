@@ -344,6 +344,8 @@ def test_the_learning_rate_falls_along_a_half_cosine():
         ({"epochs": 0}, "at least 1, got epochs=0"),
         ({"epochs": 1, "batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"epochs": 1, "validation": 1.0}, "got 1.0"),
+        ({"updates": 2.5}, "updates must be a whole number, got 2.5"),
+        ({"epochs": 1, "batch_size": 1.5}, "batch_size must be a whole number"),
         ({"epochs": 5, "patience": 2}, "needs epochs and validation > 0"),
         ({"updates": 5, "validation": 0.1, "patience": 2}, "needs epochs"),
     ],

@@ -186,5 +186,17 @@ def test_advice_on_wrong_arguments():
         ilqr(env, horizon=0)
     with pytest.raises(ValueError, match="between 0 and 1"):
         ilqr(env, grid=(1.0, 0.5))
+    with pytest.raises(
+        ValueError, match="hessian must be one of auto, exact, gauss_newton, came 'gaus_newton'"
+    ):
+        ilqr(env, hessian="gaus_newton")
+    with pytest.raises(ValueError, match="regularise must be one of control, state, came 'stat'"):
+        ilqr(env, regularise="stat")
+    for tolerance in (-1.0, np.nan):
+        with pytest.raises(ValueError, match="tolerance must be at least 0"):
+            ilqr(env, tolerance=tolerance)
+    for schedule in ((1e-6, 1e-6, 1e10, 1.0), (1e-6, 1e-6, 1e10), (-1.0, 1e-6, 1e10, 1.6), (0, 1.0, 0.1, 2)):
+        with pytest.raises(ValueError, match=r"schedule is \(start, smallest, largest, factor\)"):
+            ilqr(env, schedule=schedule)
     with pytest.raises(ValueError, match=r"\[T, nu\] = \(8, 2\), came \(7, 2\)"):
         ilqr(env).solve(jnp.zeros(2), jnp.zeros((7, 2)))

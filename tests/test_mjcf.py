@@ -156,8 +156,8 @@ WRONG = CRANE.replace('joint="rail" gear', 'joint="rial" gear')
         ({"observe": ["hok"]}, ValueError, "no sensor named 'hok': did you mean 'hook'"),
         ({"observe": ["zzz"]}, ValueError, r"no sensor named 'zzz': it has \['hook', 'rail', 'rope_rate'\]"),
         ({"observe": []}, ValueError, "observe names no sensor"),
-        ({"horizon": 0}, ValueError, "horizon of at least 1"),
-        ({"substeps": 0}, ValueError, "substeps must be at least 1"),
+        ({"horizon": 0}, ValueError, "whole number of control steps, at least 1"),
+        ({"substeps": 0}, ValueError, "substeps must be a whole number of at least 1"),
     ],
 )
 def test_bad_input_says_what_to_do(settings, error, says):

@@ -129,5 +129,9 @@ def test_planning_model_is_used_and_checked():
     teacher = mpc(env._replace(planning=flipped), initial_iterations=0)
     action, _ = jax.jit(teacher.act)(KEY, teacher.init(KEY, jnp.zeros(2)), jnp.zeros(2), 0)
     np.testing.assert_allclose(action.dist.mean, 0.3, atol=1e-5)
+    with pytest.raises(ValueError, match="initial_iterations must be at least 0, came -3"):
+        mpc(env, initial_iterations=-3)
+    with pytest.raises(ValueError, match=r"one control of shape \(2,\), came shape \(3,\)"):
+        mpc(env, start=jnp.zeros(3))
     with pytest.raises(ValueError, match="planning model must share"):
         mpc(env._replace(planning=flipped._replace(dt=0.5)))

@@ -214,6 +214,17 @@ def test_errors_say_what_is_wrong():
         mlp(2, covariance="full")
     with pytest.raises(ValueError, match=r"limits for 3 controls must have shape \(3,\), got \(2,\)"):
         mlp(3, limits=LIMITS)
+    for odd in ((0,), (-2, 3), 32, (2.5,)):
+        with pytest.raises(ValueError, match="hidden must be a tuple of widths of at least 1"):
+            mlp(2, hidden=odd)
+    with pytest.raises(ValueError, match="at least 1 control, got nu = 0"):
+        mlp(0)
+    for odd in ({"log_std": np.nan}, {"min_std": -1.0}, {"min_std": np.inf}):
+        with pytest.raises(ValueError, match="log_std must be finite and min_std in"):
+            mlp(2, **odd)
+    for low in (2.0, np.nan):
+        with pytest.raises(ValueError, match="limits need low < high"):
+            mlp(1, limits=Limits(np.array([low]), np.array([1.0])))
     learned = mlp(2).init(jax.random.key(0), jnp.ones(3))
     with pytest.raises(ValueError, match="covariance='labels'"):
         set_covariance(learned, jnp.eye(2))

@@ -63,6 +63,17 @@ def test_differences_are_the_rates_of_the_history(n):
     np.testing.assert_allclose(seen[:, :-1], 2 * (frames[:, 1:] - frames[:, :-1]), atol=1e-12)
 
 
+@pytest.mark.parametrize(("dtype", "rate"), [(jnp.uint8, -20.0), (jnp.int32, -20.0), (bool, 0.0)])
+def test_differences_of_whole_numbers_and_flags(dtype, rate):
+    see = Observer(lambda key: (), lambda key, memory, x, y, u_prev: (x.astype(dtype), memory))
+    seen = watch(
+        differences(ENV._replace(observer=see, dt=0.5), 2), np.array([[200.0], [190.0]]) * np.ones(3)
+    )
+    np.testing.assert_array_equal(seen[1, 0], np.full(3, rate))
+    with pytest.raises(ValueError, match="noise needs floating point observations, came"):
+        watch(noise(ENV._replace(observer=see), 0.1))
+
+
 @pytest.mark.parametrize("steps", [0, 1, 4])
 def test_delay_shows_the_past(steps):
     np.testing.assert_array_equal(watch(delay(ENV, steps)), [XS[max(0, t - steps)] for t in range(STEPS)])

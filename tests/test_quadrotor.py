@@ -297,6 +297,13 @@ def test_impossible_forests_are_refused():
             quadrotor_forest.quadrotor_forest(**odd)
 
 
+@pytest.mark.parametrize("task", [quadrotor_forest.quadrotor_forest, quadrotor_canyon.quadrotor_canyon])
+@pytest.mark.parametrize(("name", "value"), [("speed", np.nan), ("gust", -1.0), ("sideways", np.inf)])
+def test_impossible_flights_are_refused(task, name, value):
+    with pytest.raises(ValueError, match=f"{name} must be at least 0 and finite, got {value}"):
+        task(**{name: value})
+
+
 # ------------------------------------------------------------------------------- flight and wind
 
 

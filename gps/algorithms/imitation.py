@@ -3,6 +3,7 @@
 Collecting runs on the CPU, where the engine is; fitting on the student's device.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -156,5 +157,5 @@ def _check(budget: Budget) -> None:
         least = 0 if name == "test_worlds" else 1
         if name != "learning_rate" and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
-    if not budget.learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive, got {budget.learning_rate}")
+    if not 0 < budget.learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, got {budget.learning_rate}")

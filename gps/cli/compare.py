@@ -57,6 +57,8 @@ def main(arguments: Sequence[str], console: Console) -> None:
     for name, least in (("iterations", 1), ("episodes", 1), ("jobs", 1)):
         if getattr(flags, name) is not None and getattr(flags, name) < least:
             raise UsageError(f"--{name} must be at least {least}, got {getattr(flags, name)}")
+    if any(seed < 0 for seed in flags.seeds):
+        raise UsageError(f"--seeds must be at least 0, got {min(flags.seeds)}")
     compare(flags, console)
 
 
@@ -85,6 +87,11 @@ def compare(flags: Flags, console: Console) -> list[dict[str, Any]]:
     ]
     if not cells:
         raise UsageError("nothing to compare: name at least one of --algorithms, --envs and --seeds")
+    for i, cell in enumerate(cells):
+        twin = next((other for other in cells[:i] if other.path == cell.path), None)
+        if twin is not None:
+            ours, theirs = (f"{c.algorithm} on {c.env} seed {c.config.seed}" for c in (cell, twin))
+            raise UsageError(f"{ours} and {theirs} would share {cell.path}: name each once")
     for cell in cells:  # complain before the first hour of work, not after it
         _check(cell)
     with stop_signals():
@@ -157,13 +164,23 @@ def _judge(cell: Cell, flags: Flags, console: Console) -> tuple[Clip, ...]:
     """Judges the cell unless that is done; returns the teacher's and the student's episodes if it was not."""
     done = cell.path / "eval.json"
     if done.exists():
-        found = run.read_json(done)
-        same = (found["seed"], found["student"]["episodes"]) == (flags.eval_seed, flags.episodes)
-        if same and found["iteration"] == cell.config.iterations:
+        wanted = (flags.eval_seed, flags.episodes, cell.config.iterations)
+        written = (cell.path / "report.md").exists() and (
+            not flags.film or (cell.path / "flight.mp4").exists()
+        )
+        if written and _judged_for(run.read_json(done)) == wanted:
             console.print(f"{cell.path}: kept", highlight=False, markup=False, soft_wrap=True)
             train.note_versions(cell.path, console, "made with")
             return ()
     return evaluate.finish(cell.config, cell.path, console, _worlds(flags), flags.film)[1]
+
+
+def _judged_for(found: Any) -> tuple[Any, ...] | None:
+    """(seed, episodes, iteration) of an eval.json; None where it is not one."""
+    try:
+        return found["seed"], found["student"]["episodes"], found["iteration"]
+    except (KeyError, TypeError):
+        return None
 
 
 def _picture(cells: Sequence[Cell], clips: Sequence[tuple[Clip, ...]], out: Path, console: Console) -> None:
@@ -183,7 +200,7 @@ def _picture(cells: Sequence[Cell], clips: Sequence[tuple[Clip, ...]], out: Path
         shown = scene.drawing.still(scene.env, video.side_by_side(drivers, 0), titles)
         plots.save(shown, out / "flight.png")
     except plots.PlotError as error:
-        console.print(f"note: {error}", highlight=False)
+        console.print(f"note: {error}", highlight=False, markup=False)
 
 
 def _trained(cell: Cell) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from gps.cli import compare, options
+from gps.cli.registry import UsageError
 
 __all__ = ["DESCRIPTION", "main"]
 
@@ -29,6 +30,9 @@ class Flags:
 def main(arguments: Sequence[str], console: Console) -> None:
     """Runs the command."""
     flags = options.parse(Flags, arguments, "gps demo", DESCRIPTION)
+    for name, least in (("iterations", 1), ("episodes", 1), ("seed", 0)):
+        if getattr(flags, name) < least:
+            raise UsageError(f"--{name} must be at least {least}, got {getattr(flags, name)}")
     compare.compare(
         compare.Flags(
             algorithms=("plato(lam=inf, regret=2.)", "dagger", "bc"),

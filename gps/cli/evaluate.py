@@ -63,7 +63,7 @@ def main(arguments: Sequence[str], console: Console) -> None:
     config = experiment.from_json(run.read_config(path))
     found, _ = finish(config, path, console, Worlds(flags.episodes, flags.seed), flags.film)
     console.print(table(found))
-    console.print(f"see {path / 'report.md'}", highlight=False)
+    console.print(f"see {path / 'report.md'}", highlight=False, markup=False, soft_wrap=True)
 
 
 class Worlds(NamedTuple):
@@ -123,7 +123,7 @@ def finish(
             with console.status("filming"):
                 _film(config, path, clips, console)
     for missing in report.write(path):
-        console.print(f"note: {missing}", highlight=False)
+        console.print(f"note: {missing}", highlight=False, markup=False)
     return found, clips
 
 
@@ -133,7 +133,11 @@ def judge_teacher(config: Config, worlds: Worlds) -> Judged:
 
 
 def figures(scores: Scores) -> dict[str, Any]:
-    """Means over episodes, and the values per episode that a paired comparison needs."""
+    """Means over episodes, and the values per episode that a paired comparison needs.
+
+    Raises:
+        RunError: a figure is not finite.
+    """
     each = {
         "time_to_failure": scores.time,
         "survived": scores.survived,
@@ -141,6 +145,13 @@ def figures(scores: Scores) -> dict[str, Any]:
         **scores.metrics,
     }
     values = {name: np.asarray(value, float) for name, value in each.items()}
+    for name, value in values.items():
+        lost = np.flatnonzero(~np.isfinite(value))
+        if lost.size:
+            raise run.RunError(
+                f"{name} is not finite in {lost.size} of {value.size} episodes; look at the task's cost and "
+                "metrics"
+            )
     means = {name: float(np.mean(value)) for name, value in values.items()}
     per_episode = {name: np.round(value, 9).tolist() for name, value in values.items()}
     return {"episodes": len(scores.time), **means, "per_episode": per_episode}
@@ -190,7 +201,7 @@ def _film(config: Config, path: Path, clips: tuple[Clip, ...], console: Console)
     try:
         video.film(path / "flight.mp4", scene.env, shown, ("teacher", "student"), scene.drawing)
     except (video.FilmError, plots.PlotError) as error:
-        console.print(f"note: no film: {error}", highlight=False)
+        console.print(f"note: no film: {error}", highlight=False, markup=False)
 
 
 def _telling(student: Clip) -> list[int]:

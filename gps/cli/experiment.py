@@ -130,12 +130,22 @@ def _make_teacher(factory: Callable[..., Any], chosen: dict[str, Any]) -> Callab
 
 
 def check(config: Config) -> None:
-    """Whether an episode can begin.
+    """Whether an episode can begin: traces teacher, student and algorithm, and looks at a first state.
 
     Raises:
-        ValueError: the first state or its cost is not finite.
+        ValueError: an option that none of them can work with, or a first state or cost that is not finite.
     """
-    env = scene(config).env
+    made = scene(config)
+    env = made.env
+
+    def begin(key: jax.Array) -> Any:
+        bound = env.bind(env.sample_context(key))
+        x = bound.init(key)
+        teacher = made.make_teacher(bound)
+        return teacher.act(key, teacher.init(key, x), x, jnp.int32(0))
+
+    jax.eval_shape(begin, keys(config.seed)[0])
+    jax.eval_shape(algorithm(config).init, keys(config.seed)[0])
 
     @cpu_jit
     def first(key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -189,7 +199,10 @@ def from_json(saved: dict[str, Any]) -> Config:
     Raises:
         RunError: it is not one of ours.
     """
+    if not isinstance(saved, dict) or not isinstance(saved.get("options", {}), dict):
+        raise run.RunError("config.json does not hold a run's settings; restore it, or start a new run")
     missing = [name for name in Config._fields if name not in saved]
+    missing += [f"options of the {name}" for name in GROUPS if name not in saved.get("options", GROUPS)]
     if missing:
         raise run.RunError(f"config.json lacks {', '.join(missing)}: it was not written by gps train")
     words = {word: value for value, word in _INFINITE.items()}
@@ -200,7 +213,7 @@ def from_json(saved: dict[str, Any]) -> Config:
         }
         for group, given in saved["options"].items()
     }
-    return Config(**{name: saved[name] for name in Config._fields} | {"options": chosen})
+    return Config(**{name: saved[name] for name in Config._fields})._replace(options=chosen)
 
 
 _INFINITE = {math.inf: "inf", -math.inf: "-inf"}

@@ -46,6 +46,7 @@ def train(algorithm: Algorithm, config: Config, path: Path, saving: Saving, show
                 stepped, info = jax.block_until_ready((checkpoint.settle(stepped), info))
                 seconds = time.perf_counter() - started
                 record = {"iteration": i + 1} | run.scalars(info)
+                _check_learning(record)
                 with held_signals():
                     done, state = i + 1, stepped
                     run.append_line(path / "metrics.jsonl", record)
@@ -70,6 +71,24 @@ def last_state(algorithm: Algorithm, config: Config, path: Path) -> tuple[int, P
     if not checkpoint.steps(path / "checkpoints"):
         return 0, state
     return checkpoint.restore(path / "checkpoints", state)
+
+
+def _check_learning(record: dict[str, Any]) -> None:
+    """Whether there is something to go on with.
+
+    Raises:
+        RunError: the student is no longer made of numbers, or the teacher has refused every label so far.
+    """
+    if record.get("finite") is False:
+        raise run.RunError(
+            f"iteration {record['iteration']} left the student's parameters or its loss not finite: look at "
+            "the observations and the learning rate. The checkpoints are as they were"
+        )
+    if record.get("total_samples") == 0 and record.get("refused_labels"):
+        raise run.RunError(
+            f"the teacher refused all {record['refused_labels']} labels: its planner diverged or found no "
+            "positive definite Quu at any state. Look at the cost where an episode begins"
+        )
 
 
 def _donated(state: PyTree) -> bool:

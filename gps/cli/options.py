@@ -16,6 +16,7 @@ from gps.cli.registry import UsageError, suggest
 
 __all__ = ["grouped", "options_type", "parse", "peek", "values"]
 
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 PLAIN = (bool, int, float, str, type(None))
 
 
@@ -39,6 +40,10 @@ def options_type(
     for name, parameter in inspect.signature(factory).parameters.items():
         default = defaults.get(name, parameter.default)
         hint = hints.get(name, Any)
+        if default is inspect.Parameter.empty and name not in skip and parameter.kind in _NAMED:
+            raise UsageError(
+                f"{base.__name__} needs a value for {name!r}, which no option can give: default it"
+            )
         if name in skip or default is inspect.Parameter.empty or not expressible(hint):
             continue
         default = tuple(default) if isinstance(default, list) else default

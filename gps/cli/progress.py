@@ -74,6 +74,9 @@ def iteration_line(record: dict[str, Any], seconds: float) -> str:
     parts = [f"{title} {number(record.get(name))}" for name, title in SHOWN.items()]
     samples = record.get("samples")
     rate = samples / seconds if samples is not None and seconds > 0 else None
+    refused = record.get("refused_labels")
+    if refused:
+        parts.append(f"refused labels {number(refused)}")
     return "  ".join([*parts, f"{number(rate)} samples/s"])
 
 

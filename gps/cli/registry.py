@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from gps.algorithms.defaults import ENVS as ENV_NAMES
 from gps.algorithms.defaults import student_factory, teacher_factory
+from gps.types import Env
 from gps.video import Drawing
 
 __all__ = ["ALGORITHMS", "ENVS", "Task", "UsageError", "algorithm_factory", "load", "suggest", "task"]
@@ -66,6 +67,8 @@ def task(name: str) -> Task:
     path = _path("env", name, ENVS)
     factory = load(path)
     module = sys.modules[path.partition(":")[0]]
+    if isinstance(factory, Env) or not callable(factory):
+        raise UsageError(f"{path} is {type(factory).__name__}, expected a function (options…) -> Env")
     drawing = load(DRAWINGS[name]) if name in DRAWINGS else getattr(module, "drawing", None)
     return Task(factory, teacher_factory(module), student_factory(module), drawing)
 

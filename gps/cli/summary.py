@@ -13,7 +13,7 @@ from gps.cli.progress import number
 
 __all__ = ["entries", "totals", "write"]
 
-COUNTED = ("crashes", "samples", "simulator_steps", "physics_steps", "teacher_queries", "gradient_updates")
+COUNTED = ("crashes", "samples", "simulator_steps", "teacher_queries", "gradient_updates")
 """What training costs: the last `total_NAME` of a run, or the sum of NAME over its iterations."""
 
 
@@ -61,7 +61,7 @@ def write(rows: Sequence[dict[str, Any]], path: Path, episodes: int, console: Co
         if (path / "flight.png").exists():
             picture += "\n\n![every driver in the same world](flight.png)"
     except plots.PlotError as error:
-        console.print(f"note: {error}", highlight=False)
+        console.print(f"note: {error}", highlight=False, markup=False)
     run.write_atomic(
         path / "report.md", f"# Comparison\n\n{title}\n\n{report.markdown_table(header, lines)}{picture}\n"
     )
@@ -72,7 +72,7 @@ def write(rows: Sequence[dict[str, Any]], path: Path, episodes: int, console: Co
     for line in lines:
         table.add_row(*(cell.replace("[", r"\[") for cell in line))
     console.print(table)
-    console.print(f"kept in {path}: see {path / 'report.md'}", highlight=False, soft_wrap=True)
+    console.print(f"kept in {path}: see {path / 'report.md'}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _spread(values: Sequence[float | None]) -> str:

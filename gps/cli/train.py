@@ -1,13 +1,14 @@
 """`gps train`: a run directory from nothing, or from where it was left."""
 
 import dataclasses
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from gps import run
+from gps import checkpoint, run
 from gps.cli import evaluate, experiment, loop, options, progress
 from gps.cli.experiment import Config
 from gps.cli.registry import UsageError
@@ -66,7 +67,8 @@ def main(arguments: Sequence[str], console: Console) -> None:
     saving = loop.Saving(flags.checkpoint_every, flags.keep)
     run_training(config, path, console, saving, resume=flags.resume)
     evaluate.finish(config, path, console, evaluate.Worlds(flags.episodes), flags.film)
-    console.print(f"run kept in {path}: see {path / 'report.md'}", highlight=False, soft_wrap=True)
+    kept = f"run kept in {path}: see {path / 'report.md'}"
+    console.print(kept, highlight=False, markup=False, soft_wrap=True)
 
 
 def run_training(
@@ -82,6 +84,7 @@ def run_training(
     Raises:
         RunError: the directory is in use, or taken and `resume` is False.
     """
+    checkpoint.check_path(path)
     if not resume:
         run.reserve(path)
     experiment.check(config)
@@ -98,8 +101,8 @@ def run_training(
                 loop.train(algorithm, config, path, saving, show)
         except BaseException as error:
             how = "stopped and saved" if isinstance(error, KeyboardInterrupt) else "stopped by an error, kept"
-            again = f"{how}; continue with: gps train --run-dir {path} --resume"
-            console.print(again, highlight=False, soft_wrap=True)
+            again = f"{how}; continue with: gps train --run-dir {shlex.quote(str(path))} --resume"
+            console.print(again, highlight=False, markup=False, soft_wrap=True)
             raise
 
 
@@ -140,7 +143,12 @@ def _with_defaults(saved: Config | None) -> type:
     return dataclasses.make_dataclass("Flags", fields, bases=(Flags,))
 
 
+LARGEST_SEED = 2**63 - 1
+
+
 def _check(flags: Any) -> None:
+    if flags.seed > LARGEST_SEED:
+        raise UsageError(f"--seed must be at most {LARGEST_SEED}, got {flags.seed}")
     for name, least in (
         ("iterations", 1),
         ("checkpoint_every", 1),

@@ -37,9 +37,12 @@ def parse(text: str) -> Variant:
         for node in ast.walk(call):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 node.value = node.value.replace("__DOT__", ".")
+        assert len({k.arg for k in call.keywords}) == len(call.keywords)
         found = {str(k.arg).replace("__DOT__", "."): ast.literal_eval(k.value) for k in call.keywords}
     except (SyntaxError, ValueError, AssertionError):
-        raise UsageError(f"cannot read {text!r}; write NAME(option=value, …), strings in quotes") from None
+        raise UsageError(
+            f"cannot read {text!r}; write NAME(option=value, …), each option once, strings in quotes"
+        ) from None
     return Variant(name.strip(), found)
 
 
@@ -65,4 +68,4 @@ def config(algorithm: Variant, env: Variant, seed: int, iterations: int) -> Conf
 
 def slug(text: str) -> str:
     """`text` as a directory name."""
-    return re.sub(r"[^A-Za-z0-9_.=]+", "-", text).strip("-")
+    return re.sub(r"[^A-Za-z0-9_.=+]+", "-", text).strip("-")

@@ -5,11 +5,9 @@ makes all the steps (`substeps`), so it holds no Python; `mjd_transitionFD` is c
 costs under 1 µs per knot. The models are those of dm_control's suite (`pip install .[bench]`).
 """
 
-import importlib.util
 import os
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,7 @@ import mujoco.rollout
 import numpy as np
 
 from benchmarks.harness import Row, main, time_ratio
+from benchmarks.suite import suite_folder
 from envs.mujoco import Engine, engine
 from gps.types import LinearGaussian
 
@@ -31,10 +30,7 @@ KNOTS = 64
 
 def suite(name: str) -> mujoco.MjModel:
     """A model of dm_control's suite, with Euler steps where it has RK4 (which mjd_transitionFD refuses)."""
-    spec = importlib.util.find_spec("dm_control")
-    if spec is None or spec.origin is None:
-        raise SystemExit("benchmarks.engine needs the models of dm_control: pip install .[bench]")
-    folder = Path(spec.origin).parent / "suite"
+    folder = suite_folder()
     assets = {f"./common/{path.name}": path.read_bytes() for path in (folder / "common").glob("*.xml")}
     model = mujoco.MjModel.from_xml_string((folder / f"{name}.xml").read_text(), assets)
     if model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4:

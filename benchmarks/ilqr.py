@@ -11,7 +11,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +19,7 @@ import mujoco
 import numpy as np
 
 from benchmarks.harness import Row, main, median_time
+from benchmarks.suite import suite_folder
 from envs.mjcf import from_mjcf, sensor_slices
 from envs.mujoco import engine
 from gps.costs import quadratic, residual_cost, smooth_abs
@@ -49,10 +49,7 @@ PEERS = {"cartpole": Peer(4014, 7.1585), "acrobot": Peer(8232, 307.405), "walker
 
 def suite(name: str, sensors: str = "") -> mujoco.MjModel:
     """A model of dm_control's suite, Euler's integrator, dt = .01 s, with `sensors` (type, object, name)."""
-    import dm_control
-
-    path = Path(dm_control.__file__).parent / "suite" / f"{name}.xml"
-    spec = mujoco.MjSpec.from_file(str(path))
+    spec = mujoco.MjSpec.from_file(str(suite_folder() / f"{name}.xml"))
     for sensor in list(spec.sensors):
         spec.delete(sensor)
     for kind, objtype, objname in (line.split() for line in sensors.splitlines() if line.strip()):

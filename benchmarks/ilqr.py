@@ -190,7 +190,7 @@ def case(name: str) -> Callable[[bool], list[Row]]:
 
     def rows(fast: bool) -> list[Row]:
         found = []
-        for threads in (1, 2):
+        for threads in (1,) if fast else (1, 2):
             got = child(name, threads, fast)
             per_iteration = got["solve"] / got["iterations"] / got["step"]
             to_return = got["to_return"] / got["step"] if got["first"] else math.nan

@@ -1,0 +1,63 @@
+"""A linearised student against differences of the student itself, through sensors and quaternions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from engine_models import plus
+
+from envs import from_mjcf
+from envs.mjcf import load_model
+from envs.observations import history
+from gps.types import Limits
+from students.linearize import linearise
+from students.networks import mlp
+
+XML = """
+<mujoco model="kite">
+  <worldbody>
+    <body pos="0 0 1"><freejoint/><geom size=".1 .2 .05" type="box"/><site name="tip" pos=".3 0 .1"/></body>
+  </worldbody>
+  <actuator><motor site="tip" gear="0 0 1 0 0 0"/><motor site="tip" gear="0 1 0 .1 0 0"/></actuator>
+  <sensor>
+    <framepos name="tip" objtype="site" objname="tip"/>
+    <framelinvel name="speed" objtype="site" objname="tip"/>
+  </sensor>
+</mujoco>"""
+
+
+def scene():
+    env = from_mjcf(XML, lambda x, u, y, t: jnp.sum(u**2), observe=["tip", "speed"])
+    student = mlp(
+        2, hidden=(16,), dtype=jnp.float64, limits=Limits(np.array([-9.0, -9.0]), np.array([9.0, 9.0]))
+    )
+    variables = student.init(jax.random.key(3), jnp.ones(6))
+    louder = jax.tree.map(lambda leaf: 30 * leaf, variables[0]["network"]["Dense_1"])
+    network = variables[0]["network"] | {"Dense_1": louder}
+    return env, student, ({**variables[0], "network": network}, variables[1])
+
+
+def test_gains_are_the_students_own_slopes():
+    env, student, variables = scene()
+    rng, model = np.random.default_rng(0), load_model(XML)
+    xs = np.stack([plus(model, np.r_[model.qpos0, np.zeros(6)], rng.normal(size=12)) for _ in range(3)])
+    found = jax.jit(linearise(env, student))(variables, xs)
+
+    @jax.jit
+    def act(x):
+        obs, _ = env.observer.observe(jax.random.key(0), (), x, env.sense(x, jnp.zeros(2)), jnp.zeros(2))
+        return student.apply(variables, obs, ())[0]
+
+    for t, x in enumerate(xs):
+        np.testing.assert_allclose(found.us[t], act(x).mean, atol=1e-12)
+        np.testing.assert_allclose(found.cov[t], act(x).cov, atol=1e-12)
+        for k, way in enumerate(np.eye(12)):
+            ahead, behind = (act(plus(model, x, size * way)).mean for size in (1e-5, -1e-5))
+            np.testing.assert_allclose(found.K[t, :, k], (ahead - behind) / 2e-5, atol=1e-4)
+    assert np.abs(found.K).max() > 0.1
+
+
+def test_a_student_that_remembers_is_refused():
+    env, student, _ = scene()
+    with pytest.raises(ValueError, match=r"a student that remembers .* linearise it by regression"):
+        linearise(history(env, 2), student)

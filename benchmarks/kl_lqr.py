@@ -32,24 +32,28 @@ def problem(rng: np.random.Generator) -> tuple:
     G = rng.normal(size=(T + 1, size, size))
     H, g = G @ G.transpose(0, 2, 1) / size, rng.normal(size=(T + 1, size))
     H[-1, n:], H[-1, :, n:], g[-1, n:] = 0, 0, 0
-    xs, us = np.zeros((T + 1, n)), np.zeros((T + 1, m))
+    J = jnp.asarray
+    xs, us, c = jnp.zeros((T + 1, n)), jnp.zeros((T + 1, m)), jnp.zeros(T + 1)
     cost = QuadraticCost(
-        np.zeros(T + 1), g[:, :n], g[:, n:], H[:, :n, :n], H[:, n:, n:], H[:, :n, n:], xs, us
+        c, J(g[:, :n]), J(g[:, n:]), J(H[:, :n, :n]), J(H[:, n:, n:]), J(H[:, :n, n:]), xs, us
     )
-    cov = np.tile(0.1 * np.eye(m), (T, 1, 1))
-    previous = LinearGaussian(xs[:T], 0.1 * rng.normal(size=(T, m)), 0.05 * rng.normal(size=(T, m, n)), cov)
-    start = Gaussian(np.zeros(n), 0.01 * np.eye(n))
-    dynamics = LinearDynamics(A, B, np.zeros((T, 0, n)), np.zeros((T, 0, m)))
-    return jax.tree.map(jnp.asarray, (dynamics, cost, previous, start, np.tile(1e-4 * np.eye(n), (T, 1, 1))))
+    cov = jnp.tile(0.1 * jnp.eye(m), (T, 1, 1))
+    controls, gains = J(0.1 * rng.normal(size=(T, m))), J(0.05 * rng.normal(size=(T, m, n)))
+    previous = LinearGaussian(xs[:T], controls, gains, cov)
+    start, noise = Gaussian(jnp.zeros(n), 0.01 * jnp.eye(n)), jnp.tile(1e-4 * jnp.eye(n), (T, 1, 1))
+    dynamics = LinearDynamics(J(A), J(B), jnp.zeros((T, 0, n)), jnp.zeros((T, 0, m)))
+    return dynamics, cost, previous, start, noise
 
 
 def dual(fast: bool) -> list[Row]:
     """One pass, and a search that starts far off."""
     given = problem(np.random.default_rng(SEED))
 
-    def solve(given: tuple, **options: float) -> KLSolution:
+    def solve(given: tuple, eta: float = 1.0, max_passes: int = 60) -> KLSolution:
         dynamics, cost, previous, start, noise = given
-        return kl_lqr(dynamics, cost, previous, BOUND, start=start, noise=noise, **options)
+        return kl_lqr(
+            dynamics, cost, previous, BOUND, start=start, noise=noise, eta=eta, max_passes=max_passes
+        )
 
     one = jax.jit(functools.partial(solve, max_passes=1))
     whole = jax.jit(functools.partial(solve, eta=FAR))

@@ -14,9 +14,9 @@ __all__ = ["linearise"]
 def linearise(env: Env, student: Student) -> Callable[[PyTree, Float[Array, "T nx"]], LinearGaussian]:
     """(variables, xs) → the student around the states `xs`: ū_t = μ(o(x_t)), K_t = ∂μ/∂o ∂o/∂δx, Σ_t its own.
 
-    The derivative goes through the sensors (by the engine's finite differences) and the network, so a single
-    trajectory is enough where a regression needs many. Sensors are read at zero control. The student must be a function of the present state:
-    one that remembers has no ∂u/∂x and is to be linearised by regression.
+    The derivative goes through the sensors, read at zero control, by the engine's finite differences, and
+    through the network: a single trajectory is enough where a regression needs many. The student must be a
+    function of the present state: one that remembers has no ∂u/∂x and is to be linearised by regression.
 
     Raises:
         ValueError: the student or its observations have a memory.
@@ -32,7 +32,7 @@ def linearise(env: Env, student: Student) -> Callable[[PyTree, Float[Array, "T n
     def one(variables: PyTree, x: Float[Array, " nx"]) -> LinearGaussian:
         rest = jnp.zeros(env.nu, x.dtype)
 
-        def act(delta: Array) -> tuple[Array, Array]:
+        def act(delta: Array) -> tuple[Array, tuple[Array, Array]]:
             there = env.plus(x, delta)
             obs, _ = env.observer.observe(key, (), there, env.sense(there, rest), rest)
             dist, _ = student.apply(variables, obs, student.initial_carry())

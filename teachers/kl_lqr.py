@@ -17,7 +17,15 @@ from jaxtyping import Array, Float, Int
 
 from gps.gaussian import Gaussian
 from gps.types import Limits, LinearDynamics, LinearGaussian, QuadraticCost
-from teachers.kl_pass import Pass, Problem, controller_of, make_problem, solve_at
+from teachers.kl_pass import (
+    Pass,
+    Problem,
+    controller_of,
+    make_problem,
+    second_moments,
+    solve_at,
+    solve_for,
+)
 
 __all__ = ["KLSolution", "KLStatus", "kl_lqr"]
 
@@ -81,7 +89,7 @@ def kl_lqr(
         noise: covariance of the dynamics' noise; none if None.
         entropy: weight of the entropy in the objective, per step.
         limits: box that the mean control stays in at the nominal states.
-        eta: where the search begins, in units of the cost.
+        eta: where the search for one η begins, in units of the cost; an η per step needs no start.
         eta_range: where it ends.
         tolerance: of the divergence, relative to the bound.
         max_passes: of the LQR.
@@ -171,10 +179,10 @@ def _next(s: _Bracket, f: Array) -> Array:
 class _Each(NamedTuple):
     """What the search for an η per step carries."""
 
-    x: Array
     found: Pass
-    f: Array
+    moments: Array
     share: Array
+    worst: Array
     passes: Array
     status: Array
 
@@ -184,27 +192,30 @@ def _search_each(
 ) -> tuple[Array, Pass, Array, Array]:
     """(log η [T], the pass there, passes, status) of an η for each step.
 
-    The divergence of a step falls with its own η and hardly depends on the others: each log η moves by a
-    share of its own log(KL / bound), a larger one as long as the sign stays, a smaller one when it changes.
+    Going backwards each η is solved for, given the states that the last pass led to; those move by a share of
+    the way to the ones it leads to now, a smaller one when the divergences get no better.
     """
-    low, high = ends
+    low, high = (jnp.exp(end) for end in ends)
 
     def look(s: _Each) -> _Each:
-        found = solve_at(problem, jnp.exp(s.x), lift=True)
-        x = jnp.maximum(s.x, jnp.log(found.eta))
+        found, reached = solve_for(problem, bound, s.moments, (low, high))
         f, sound = _excess(found, found.kl, bound)
-        idle = (f < 0) & (x <= low)
+        idle = (f < 0) & (found.eta <= low * (1 + 1e-6))
         passes = s.passes + 1
-        lost = (passes >= max_passes) | jnp.all((f > 0) & (x >= high))
-        status = _status(jnp.all(idle | _near(f, tolerance)), jnp.all(idle), lost, sound)
-        share = jnp.clip(s.share * jnp.where(f * s.f > 0, 1.3, 0.5), 0.05, 3)
-        moved = jnp.clip(x + share * jnp.clip(f, -1, 2), low, high)
-        return _Each(jnp.where(status == RUNNING, moved, x), found, f, share, passes, status)
+        worst = jnp.max(jnp.where(idle, 0, jnp.abs(f)))
+        status = _status(jnp.all(idle | _near(f, tolerance)), jnp.all(idle), passes >= max_passes, sound)
+        share = jnp.maximum(jnp.where(worst < s.worst, s.share, 0.7 * s.share), 0.05)
+        moments = s.moments + share * (reached - s.moments)
+        return _Each(found, moments, share, worst, passes, status)
 
-    start = (jnp.zeros_like(begin), jnp.ones_like(begin))
-    first = _Each(begin, _blank(problem, begin), *start, jnp.int32(0), jnp.int32(RUNNING))
+    blank = _blank(problem, begin)
+    moments = second_moments(
+        problem, blank.gains, blank.cov + jnp.eye(blank.cov.shape[1], dtype=begin.dtype)[None]
+    )
+    start = (jnp.ones_like(low), jnp.full_like(low, jnp.inf))
+    first = _Each(blank, moments, *start, jnp.int32(0), jnp.int32(RUNNING))
     end = jax.lax.while_loop(lambda s: s.status == RUNNING, look, first)
-    return end.x, end.found, end.passes, end.status
+    return jnp.log(end.found.eta), end.found, end.passes, end.status
 
 
 def _excess(found: Pass, kl: Array, bound: Array) -> tuple[Array, Array]:

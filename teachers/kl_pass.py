@@ -9,22 +9,19 @@ in which the divergence is simplest: with p̄ = N(k̄ + K̄ δx, L Lᵀ) and δu
 whose divergence has a closed form in E that keeps its digits where E is small.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from gps.gaussian import Gaussian
 from gps.types import Limits, LinearDynamics, LinearGaussian, QuadraticCost
 from teachers.linalg import box_qp, free_solve, shifted_solve
 from teachers.lqr import augment_value, augmented_cost, augmented_dynamics
 
-__all__ = ["Pass", "Problem", "controller_of", "make_problem", "solve_at"]
-
-
-LIFT = 2.0
-"""Of η over the least at which Quu is positive definite."""
+__all__ = ["Pass", "Problem", "controller_of", "make_problem", "second_moments", "solve_at", "solve_for"]
 
 
 class Box(NamedTuple):
@@ -58,10 +55,9 @@ class Problem(NamedTuple):
 
 
 class Pass(NamedTuple):
-    """What one η leads to."""
+    """What η leads to."""
 
     eta: Float[Array, " T"]
-    """As asked for, or the least that makes the step definite."""
     gains: Float[Array, "T m n1"]
     cov: Float[Array, "T m m"]
     kl: Float[Array, " T"]
@@ -108,43 +104,61 @@ def make_problem(
     )
 
 
-def solve_at(problem: Problem, eta: Float[Array, " T"], lift: bool = False) -> Pass:
-    """The answer at η, one per step: LQR backwards, second moments forwards.
+def solve_at(problem: Problem, eta: Float[Array, " T"]) -> Pass:
+    """The answer at η, one per step: LQR backwards, second moments forwards."""
+    return _sweep(problem, lambda G, g, eta_t: eta_t, eta)[0]
 
-    With `lift` an η_t at which Quu is not positive definite is raised until it is.
+
+def solve_for(
+    problem: Problem,
+    bound: Float[Array, " T"],
+    moments: Float[Array, "T n1 n1"],
+    ends: tuple[Array, Array],
+) -> tuple[Pass, Float[Array, "T n1 n1"]]:
+    """Backwards with the η, between `ends`, at which each step's divergence would be its bound.
+
+    That takes E[z zᵀ], which `moments` stands for; returned beside the answer are those it really leads to.
     """
+    choose = lambda G, g, knot: _eta_for(G, g, knot, ends)  # noqa: E731
+    return _sweep(problem, choose, (bound, moments, problem.entropy))
+
+
+def _sweep(problem: Problem, choose: Callable[..., Array], hints: PyTree) -> tuple[Pass, Array]:
+    """(the answer at η = choose(G, g, hints of the step), its second moments E[z zᵀ])."""
     n1, m = problem.S.shape[0], problem.F.shape[2] - problem.S.shape[0]
-    eye = jnp.eye(m, dtype=eta.dtype)
+    eye = jnp.eye(m, dtype=problem.S.dtype)
 
     def back(carry: tuple, knot: tuple) -> tuple[tuple, tuple]:
         S, ok = carry
-        F, C, eta_t, box = knot
+        F, C, hint, box = knot
         W = C + F.T @ (S @ F)
-        if lift:
-            least = -jnp.linalg.eigvalsh(W[n1:, n1:])[0]
-            eta_t = jnp.where(eta_t > 1.01 * least, eta_t, LIFT * least)
-        E, g = W[n1:, n1:] / eta_t, W[n1:, :n1] / eta_t
+        eta = choose(W[n1:, n1:], W[n1:, :n1], hint)
+        E, g = W[n1:, n1:] / eta, W[n1:, :n1] / eta
         answer, log_det, definite = shifted_solve(E, jnp.concatenate([-g, eye], axis=1))
         gains = answer[:, :n1] if box is None else _boxed(E, g, box, answer[:, :n1])
         ok = ok & definite
-        half = W[n1:, :n1] + 0.5 * (W[n1:, n1:] @ gains + eta_t * gains)
+        half = W[n1:, :n1] + 0.5 * (W[n1:, n1:] @ gains + eta * gains)
         cross = gains.T @ half
         S = jnp.where(ok, W[:n1, :n1] + cross + cross.T, S)
-        return (S, ok), (eta_t, gains, answer[:, n1:], jnp.sum(E * answer[:, n1:]), log_det)
+        return (S, ok), (eta, gains, answer[:, n1:], jnp.sum(E * answer[:, n1:]), log_det)
 
     start = (problem.S, jnp.asarray(True))
-    knots = (problem.F, problem.C, eta, problem.box)
+    knots = (problem.F, problem.C, hints, problem.box)
     (_, ok), (eta, gains, cov, shrunk, log_det) = jax.lax.scan(back, start, knots, reverse=True)
     more = problem.entropy / eta
     cov = cov * (1 + more)[:, None, None]
-    # KL(N(0, (1+s)(I+E)⁻¹) ‖ N(0, I)), with tr (I+E)⁻¹ = m − tr E (I+E)⁻¹
-    spread = 0.5 * (m * (more - jnp.log1p(more)) - (1 + more) * shrunk + log_det)
-    kl = spread + 0.5 * _mean_square(problem, gains, cov)
-    return Pass(eta, gains, cov, kl, ok)
+    moments = second_moments(problem, gains, cov)
+    square = jnp.sum((gains @ moments) * gains, axis=(1, 2))
+    return Pass(eta, gains, cov, _spread(m, more, shrunk, log_det) + 0.5 * square, ok), moments
 
 
-def _mean_square(problem: Problem, gains: Array, cov: Array) -> Float[Array, " T"]:
-    """E|gains z|² under the controller."""
+def _spread(m: int, more: Array, shrunk: Array, log_det: Array) -> Array:
+    """KL(N(0, (1+s)(I+E)⁻¹) ‖ N(0, I)), s = `more`, from tr E(I+E)⁻¹ = m − tr (I+E)⁻¹ and log det(I+E)."""
+    return 0.5 * (m * (more - jnp.log1p(more)) - (1 + more) * shrunk + log_det)
+
+
+def second_moments(problem: Problem, gains: Array, cov: Array) -> Float[Array, "T n1 n1"]:
+    """E[z zᵀ] at each step under v = gains z + N(0, cov)."""
     n1 = gains.shape[2]
     B = problem.F[:, :, n1:]
     closed = problem.F[:, :, :n1] + B @ gains
@@ -154,8 +168,37 @@ def _mean_square(problem: Problem, gains: Array, cov: Array) -> Float[Array, " T
         A, N = knot
         return A @ moment @ A.T + N, moment
 
-    _, moments = jax.lax.scan(forward, problem.moment, (closed, noise))
-    return jnp.sum((gains @ moments) * gains, axis=(1, 2))
+    return jax.lax.scan(forward, problem.moment, (closed, noise))[1]
+
+
+def _eta_for(G: Array, g: Array, knot: tuple[Array, ...], ends: tuple[Array, Array]) -> Float[Array, ""]:
+    """The η at which one step's divergence is the bound; where G has negative eigenvalues, above them.
+
+    In G's eigenvectors the divergence is a sum over its eigenvalues λ, and falls as η grows: bisection on
+    the logarithm of what η exceeds −min λ by.
+    """
+    (bound, moment, entropy), (low, high), m = knot, ends, G.shape[0]
+    values, vectors = jnp.linalg.eigh(G)
+    turned = vectors.T @ g
+    sizes = jnp.sum((turned @ moment) * turned, axis=1)
+    least = jnp.maximum(-values[0], 0)
+    above = values + least
+
+    def divergence(excess: Array) -> Array:
+        eta, shifted = least + excess, above + excess  # shifted = λ + η
+        more = entropy / eta
+        shrunk = jnp.sum(values / shifted)
+        return _spread(m, more, shrunk, jnp.sum(jnp.log(shifted / eta))) + 0.5 * jnp.sum(sizes / shifted**2)
+
+    def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        middle = 0.5 * (ends[0] + ends[1])
+        over = divergence(jnp.exp(middle)) > bound
+        return jnp.where(over, middle, ends[0]), jnp.where(over, ends[1], middle)
+
+    nearest = jnp.maximum(low, 1e-6 * least)
+    ends = jax.lax.fori_loop(0, 40, halve, (jnp.log(nearest), jnp.log(high)))
+    idle = divergence(nearest) <= bound
+    return least + jnp.where(idle, nearest, jnp.exp(0.5 * (ends[0] + ends[1])))
 
 
 def _boxed(E: Array, g: Array, box: Box, free_gains: Array) -> Array:

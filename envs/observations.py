@@ -65,8 +65,10 @@ def differences(env: Env, n: int) -> Env:
         return jax.tree.map(one, frames)
 
     def frames(rates: PyTree) -> PyTree:
-        back = lambda r: r[-1:] - jnp.cumsum(r[:-1][::-1], axis=0)[::-1] * env.dt  # noqa: E731
-        return jax.tree.map(lambda r: jnp.concatenate([back(r), r[-1:]]), rates)
+        def one(r: Array) -> Array:
+            return jnp.concatenate([r[-1:] - jnp.cumsum(r[:-1][::-1], axis=0)[::-1] * env.dt, r[-1:]])
+
+        return jax.tree.map(one, rates)
 
     def each(mirror: Mirror) -> Mirror:
         return mirror._replace(obs=lambda seen: rates(jax.vmap(mirror.obs)(frames(seen))))

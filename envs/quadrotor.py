@@ -73,7 +73,7 @@ def world_engines(model: mujoco.MjModel) -> tuple[Engine, Engine]:
     return (engine(model, substeps, inputs=True), engine(model, substeps, sensors=False, inputs=True))
 
 
-def check_flight(speed: float, gust: float, sideways: float = 1.0) -> None:
+def check_flight(speed: float, gust: float, sideways: float) -> None:
     """Raise a ValueError on a flight that cannot be meant."""
     for name, value in (("speed", speed), ("gust", gust), ("sideways", sideways)):
         if not 0 <= value < np.inf:

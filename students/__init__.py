@@ -9,6 +9,7 @@ See `gps.types` for the shapes these functions share.
 """
 
 from students.fit import Fit, FitState, adam, fit
+from students.linearize import linearise
 from students.losses import Loss, kl, label_covariance, mse, nll
 from students.networks import mlp, set_covariance
 
@@ -20,6 +21,7 @@ __all__ = [
     "fit",
     "kl",
     "label_covariance",
+    "linearise",
     "mlp",
     "mse",
     "nll",

@@ -54,14 +54,9 @@ def seed_gmm(
         away = jnp.sum((white - white[index][None]) ** 2, axis=1)
         return jnp.minimum(nearest, away), index
 
-    far = jnp.full(weight.shape, jnp.inf, points.dtype)
-    first_key, *keys = jax.random.split(key, clusters + 1)[:clusters]
-    first = jax.random.categorical(first_key, jnp.log(weight))
-    nearest = jnp.minimum(far, jnp.sum((white - white[first][None]) ** 2, axis=1))
-    rest = jnp.zeros((0,), first.dtype)
-    if keys:
-        _, rest = jax.lax.scan(choose, nearest, jnp.stack(keys))
-    centres = jnp.concatenate([first[None], rest])
+    # no centre yet: every point is as far as any other
+    far = jnp.full(weight.shape, jnp.finfo(points.dtype).max / jnp.sum(weight), points.dtype)
+    _, centres = jax.lax.scan(choose, far, jax.random.split(key, clusters))
     closest = jnp.argmin(jnp.sum((white[:, None] - white[centres][None]) ** 2, axis=2), axis=1)
     return _maximise(points, weight[:, None] * jax.nn.one_hot(closest, clusters, dtype=points.dtype), base)
 

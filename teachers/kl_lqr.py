@@ -100,12 +100,15 @@ def kl_lqr(
     if not isinstance(bound, Tracer) and not np.all(np.asarray(bound) > 0):
         raise ValueError(f"the KL bound must be positive, got {bound}; a fixed controller needs no solve")
     problem = make_problem(dynamics, cost, previous, start, noise, entropy, limits)
-    dtype, T = problem.S.dtype, problem.F.shape[0]
+    dtype = problem.S.dtype
     low, high = (jnp.log(jnp.asarray(edge, dtype)) for edge in eta_range)
-    begin = jnp.clip(jnp.broadcast_to(jnp.log(jnp.asarray(eta, dtype)), (T,)), low, high)
     target = jnp.asarray(bound, dtype)
-    search = _search_one if target.ndim == 0 else _search_each
-    log_eta, found, passes, status = search(problem, target, begin, (low, high), tolerance, max_passes)
+    if target.ndim == 0:
+        begin = jnp.clip(jnp.mean(jnp.log(jnp.asarray(eta, dtype))), low, high)
+        end = _search_one(problem, target, begin, (low, high), tolerance, max_passes)
+    else:
+        end = _search_each(problem, target, (low, high), tolerance, max_passes)
+    found, status = end.found, end.status
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((problem._replace(box=None), found))]
     status = jnp.where(jnp.all(jnp.stack(finite)), status, KLStatus.NOT_FINITE).astype(jnp.int32)
     good = status <= KLStatus.INACTIVE
@@ -114,7 +117,7 @@ def kl_lqr(
         controller_of(problem, previous, found),
         previous,
     )
-    return KLSolution(controller, jnp.where(good, found.kl, 0), jnp.exp(log_eta), passes, status)
+    return KLSolution(controller, jnp.where(good, found.kl, 0), found.eta, end.passes, status)
 
 
 # ------------------------------------------------------------------------------------- internals
@@ -138,12 +141,12 @@ class _Bracket(NamedTuple):
 
 def _search_one(
     problem: Problem, bound: Array, begin: Array, ends: tuple[Array, Array], tolerance: float, max_passes: int
-) -> tuple[Array, Pass, Array, Array]:
-    """(log η [T], the pass there, passes, status) of one η for all steps."""
-    low, high = ends
+) -> _Bracket:
+    """One η for all steps; `begin` and `ends` are logarithms."""
+    (low, high), steps = ends, problem.entropy.shape
 
     def look(s: _Bracket) -> _Bracket:
-        found = solve_at(problem, jnp.broadcast_to(jnp.exp(s.x), begin.shape))
+        found = solve_at(problem, jnp.broadcast_to(jnp.exp(s.x), steps))
         f, sound = _excess(found, jnp.sum(found.kl), bound)
         over = f > 0
         s = s._replace(
@@ -160,11 +163,10 @@ def _search_one(
         x = jnp.where(status == RUNNING, jnp.clip(_next(s, f), low, high), s.x)
         return s._replace(x=x, stride=1.7 * s.stride, status=status)
 
-    x, inf = jnp.mean(begin), jnp.asarray(jnp.inf, begin.dtype)
-    unseen = (-inf, inf, inf, -inf, jnp.ones_like(x))
-    first = _Bracket(x, _blank(problem, begin), *unseen, jnp.int32(0), jnp.int32(RUNNING))
-    end = jax.lax.while_loop(lambda s: s.status == RUNNING, look, first)
-    return jnp.broadcast_to(end.x, begin.shape), end.found, end.passes, end.status
+    inf = jnp.asarray(jnp.inf, begin.dtype)
+    unseen = (-inf, inf, inf, -inf, jnp.ones_like(begin))
+    first = _Bracket(begin, _blank(problem), *unseen, jnp.int32(0), jnp.int32(RUNNING))
+    return jax.lax.while_loop(lambda s: s.status == RUNNING, look, first)
 
 
 def _next(s: _Bracket, f: Array) -> Array:
@@ -188,9 +190,9 @@ class _Each(NamedTuple):
 
 
 def _search_each(
-    problem: Problem, bound: Array, begin: Array, ends: tuple[Array, Array], tolerance: float, max_passes: int
-) -> tuple[Array, Pass, Array, Array]:
-    """(log η [T], the pass there, passes, status) of an η for each step.
+    problem: Problem, bound: Array, ends: tuple[Array, Array], tolerance: float, max_passes: int
+) -> _Each:
+    """An η for each step.
 
     Going backwards each η is solved for, given the states that the last pass led to; those move by a share of
     the way to the ones it leads to now, a smaller one when the divergences get no better.
@@ -203,19 +205,18 @@ def _search_each(
         idle = (f < 0) & (found.eta <= low * (1 + 1e-6))
         passes = s.passes + 1
         worst = jnp.max(jnp.where(idle, 0, jnp.abs(f)))
-        status = _status(jnp.all(idle | _near(f, tolerance)), jnp.all(idle), passes >= max_passes, sound)
+        lost = ~sound | (passes >= max_passes)
+        status = _status(jnp.all(idle | _near(f, tolerance)), jnp.all(idle), lost, sound)
         share = jnp.maximum(jnp.where(worst < s.worst, s.share, 0.7 * s.share), 0.05)
         moments = s.moments + share * (reached - s.moments)
         return _Each(found, moments, share, worst, passes, status)
 
-    blank = _blank(problem, begin)
-    moments = second_moments(
-        problem, blank.gains, blank.cov + jnp.eye(blank.cov.shape[1], dtype=begin.dtype)[None]
-    )
+    blank = _blank(problem)
+    identity = jnp.broadcast_to(jnp.eye(blank.cov.shape[1], dtype=low.dtype)[None], blank.cov.shape)
+    moments = second_moments(problem, blank.gains, identity)  # of p̄, which is v ~ N(0, I)
     start = (jnp.ones_like(low), jnp.full_like(low, jnp.inf))
     first = _Each(blank, moments, *start, jnp.int32(0), jnp.int32(RUNNING))
-    end = jax.lax.while_loop(lambda s: s.status == RUNNING, look, first)
-    return jnp.log(end.found.eta), end.found, end.passes, end.status
+    return jax.lax.while_loop(lambda s: s.status == RUNNING, look, first)
 
 
 def _excess(found: Pass, kl: Array, bound: Array) -> tuple[Array, Array]:
@@ -235,6 +236,6 @@ def _status(hit: Array, idle: Array, lost: Array, sound: Array) -> Array:
     return jnp.where(hit & ~idle, KLStatus.ACTIVE, ended).astype(jnp.int32)
 
 
-def _blank(problem: Problem, etas: Array) -> Pass:
-    shapes = jax.eval_shape(solve_at, problem, etas)
+def _blank(problem: Problem) -> Pass:
+    shapes = jax.eval_shape(solve_at, problem, problem.entropy)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

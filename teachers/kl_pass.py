@@ -9,6 +9,7 @@ in which the divergence is simplest: with p̄ = N(k̄ + K̄ δx, L Lᵀ) and δu
 whose divergence has a closed form in E that keeps its digits where E is small.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -119,8 +120,8 @@ def solve_for(
 
     That takes E[z zᵀ], which `moments` stands for; returned beside the answer are those it really leads to.
     """
-    choose = lambda G, g, knot: _eta_for(G, g, knot, ends)  # noqa: E731
-    return _sweep(problem, choose, (bound, moments, problem.entropy))
+    hints = (bound, moments, problem.entropy)
+    return _sweep(problem, functools.partial(_eta_for, ends=ends), hints)
 
 
 def _sweep(problem: Problem, choose: Callable[..., Array], hints: PyTree) -> tuple[Pass, Array]:

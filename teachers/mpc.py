@@ -48,7 +48,7 @@ def mpc(
 
     Args:
         env: the task, bound to its context.
-        horizon: control steps that a plan looks ahead, by default the rest of an episode, `env.horizon`.
+        horizon: control steps that a plan looks ahead, `env.horizon` unless given.
         iterations: of the planner at each control step.
         initial_iterations: of the planner at the start of an episode; 0 for none.
         start: constant control of the first plan, by default the one in the limits nearest to zero.

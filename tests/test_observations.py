@@ -147,7 +147,7 @@ def test_wrappers_survive_bind_and_leave_the_rest_alone(name):
     untouched = [field for field in env._fields if field not in ("observer", "bind")]
     assert all(getattr(env, field) is getattr(ENV, field) for field in untouched)
     by_context = jax.vmap(lambda context: watch(env.bind(context)))(jnp.array([0.0, 7.0]))
-    np.testing.assert_allclose(watch(env, XS + 7.0), by_context[1], atol=1e-9)
+    np.testing.assert_allclose(watch(env, XS + 7.0), by_context[1], atol=1e-12)
     np.testing.assert_allclose(watch(env), by_context[0], atol=1e-12)
     np.testing.assert_array_equal(watch(env.bind(0.0).bind(7.0)), by_context[1])
 

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
 
 def with_derivatives(
-    calls: "Calls", space: Manifold, low: np.ndarray, high: np.ndarray
+    calls: "Calls", one_step: "Calls", space: Manifold, low: np.ndarray, high: np.ndarray
 ) -> tuple[Callable, Callable, Callable]:
-    """`step`, `sense` and `rollout` of `calls`, each with its `custom_jvp`."""
+    """`step`, `sense` and `rollout` of `calls`, each with its `custom_jvp`.
+
+    `one_step`: the same calls with a single engine step per control step, where sensors are differentiated:
+    they are read before it.
+    """
 
     def to_tangent(x: Array, x_dot: Array) -> Array:
         return jax.jvp(lambda z: space.minus(z, x), (x,), (x_dot,))[1]
@@ -53,7 +57,7 @@ def with_derivatives(
     def sense_jvp(primals: tuple, tangents: tuple) -> tuple:
         x, u, inputs = primals
         x_dot, u_dot = _state_tangents("sense", tangents)
-        local = calls.linearize(x, u, inputs)
+        local = one_step.linearize(x, u, inputs)
         return calls.sense(x, u, inputs), local.C @ to_tangent(x, x_dot) + local.D @ u_dot
 
     sense.defjvp(sense_jvp, symbolic_zeros=True)

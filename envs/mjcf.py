@@ -30,8 +30,9 @@ class Task(NamedTuple):
     """(x, y) → what the student sees, before any noise or history."""
     failed: Callable[..., Array] = lambda x, y: jnp.asarray(False)
     """(x, y) → whether the episode has failed."""
-    inputs: Callable[..., Array] | None = None
-    """x → inputs of the engine (mocap poses, applied forces), held by `Env.linearize`; None: the model's."""
+    inputs: Callable[..., Array] | Float[Array, " ninput"] | None = None
+    """Inputs of the engine (mocap poses, applied forces) that last for the episode, or x → inputs, held by
+    `Env.linearize`; None: the model's."""
     reward: Callable[..., Array] | None = None
     """(x, u, x') → reward."""
     metrics: Callable[..., dict[str, Array]] | None = None
@@ -126,7 +127,7 @@ def from_engine(
 
     def bind(context: PyTree) -> Env:
         task = define(context)
-        inputs = (lambda x: None) if task.inputs is None else task.inputs
+        inputs = task.inputs if callable(task.inputs) else lambda x: task.inputs
 
         def step(x: Array, u: Array) -> tuple[Array, Array]:
             return mover.step(x, clip_control(u, limits), inputs(x))
@@ -138,12 +139,12 @@ def from_engine(
             return sim.linearize(x, u, inputs(x))
 
         def rollout(x0: Array, controller: LinearGaussian, noise: Array) -> Trajectory:
-            xs, us, ys, status = sim.rollout(x0, controller, noise)
+            xs, us, ys, status = sim.rollout(x0, controller, noise, inputs(x0))
             costs = trajectory_costs(task.cost, task.final_cost, xs, us, ys)
             return Trajectory(xs, us, ys, costs, status)
 
         # Inputs that follow the state change at every step, which a native rollout does not know.
-        native = task.inputs is None and dynamics is None
+        native = not callable(task.inputs) and dynamics is None
         space = sim.manifold
         scanned = closed_loop(step, sense, task.cost, task.final_cost, space.minus, limits)
         return Env(

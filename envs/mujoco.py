@@ -103,7 +103,8 @@ def engine(
     sizes = handle.sizes
     space = manifold(model)
     calls = bind(handle, substeps, eps, centered)
-    step, sense, rollout = with_derivatives(calls, space, low, high)
+    one_step = bind(handle, 1, eps, centered)
+    step, sense, rollout = with_derivatives(calls, one_step, space, low, high)
     make_inputs, defaults = _inputs(model, ninput)
 
     def arrays(where: str, x: Array, u: Array, inputs: Array | None) -> tuple[Array, Array, Array]:

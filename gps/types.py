@@ -199,6 +199,8 @@ class Env(NamedTuple):
     """(x, u) → named figures of merit of one step, averaged over episodes by `gps.evaluate`."""
     mirror: Mirror | None = None
     """A symmetry that students may learn from."""
+    conditions: PyTree = None
+    """The contexts [M, …] of a task that is trained in a fixed set of them; None: any that are sampled."""
 
 
 class Trajectory(NamedTuple):

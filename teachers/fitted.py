@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gps.gaussian import Gaussian, symmetrise
+from gps.gaussian import Gaussian
+from gps.gmm import GMM
+from gps.regression import Regression, check_samples, regress
 from gps.types import LinearDynamics
-from teachers.gmm import GMM, moments_at
-from teachers.linalg import solve_spd
 
 __all__ = ["Fitted", "fit_dynamics", "transitions"]
 
@@ -42,8 +42,7 @@ def fit_dynamics(
 ) -> Fitted:
     """Dynamics at each of T steps from N rollouts.
 
-    With z = (x, u, x'), sample mean z̄ and biased covariance S, and from the prior μ₀ and Σ₀, the moments of
-    the mixture where the samples are: Σ = (N S + n₀ Σ₀ + N n₀/(N + n₀) (z̄ − μ₀)(z̄ − μ₀)ᵀ) / (N + n₀), mean z̄.
+    Each is a `gps.regression.regress` of x' on (x, u).
 
     Args:
         xs: states in flat coordinates (for a manifold, x ⊖ one reference for all).
@@ -62,47 +61,26 @@ def fit_dynamics(
     n = xs.shape[-1]
     if xs.shape[:2] != (N, T + 1):
         raise ValueError(f"expected states [N, T+1, n] for controls [{N}, {T}, {m}], got {list(xs.shape)}")
-    least = n + m + 1
-    if prior is None and least > N:
-        raise ValueError(
-            f"{N} rollouts do not determine {n} + {m} gains and an offset per step: give a prior, or at "
-            f"least {least} rollouts"
-        )
+    check_samples(N, n + m, prior)
     dtype = xs.dtype
     counts = jnp.ones(N, dtype) if weight is None else weight
-    share = counts / jnp.sum(counts)
-    A0, B0 = base if base is not None else (jnp.zeros((n, n), dtype), jnp.zeros((n, m), dtype))
-    # z → (x, u, x' − A₀ x − B₀ u)
-    turn = jnp.eye(2 * n + m, dtype=dtype).at[n + m :, : n + m].set(-jnp.concatenate([A0, B0], axis=1))
+    gain0 = None if base is None else jnp.concatenate([jnp.asarray(side, dtype) for side in base], axis=1)
 
-    def one(points: Float[Array, "N 2n+m"]) -> tuple[Array, Array, Array]:
-        mean = share @ points
-        away = points - mean[None]
-        spread = (share[:, None] * away).T @ away
-        if prior is not None:
-            spread = _informed(spread, mean, jnp.sum(counts), moments_at(prior, points), strength)
-        spread = turn @ spread @ turn.T
-        own = spread[: n + m, : n + m] + jnp.diag(jnp.broadcast_to(jnp.asarray(ridge, dtype), (n + m,)))
-        gains, _ = solve_spd(own, spread[: n + m, n + m :])
-        noise = spread[n + m :, n + m :] - gains.T @ spread[: n + m, n + m :]
-        AB = gains.T + jnp.concatenate([A0, B0], axis=1)
-        return AB[:, :n], AB[:, n:], symmetrise(noise)
+    def one(x: Array, u: Array, x_next: Array) -> Regression:
+        both = jnp.concatenate([x, u], axis=1)
+        return regress(both, x_next, counts, prior, strength=strength, ridge=ridge, base=gain0)
 
-    points = transitions(xs, us)
-    A, B, noise = jax.vmap(one, in_axes=1)(points)
-    none = jnp.zeros((T, 0, n), dtype), jnp.zeros((T, 0, m), dtype)
-    means = jnp.einsum("i,itj->tj", share, xs)
+    found = jax.vmap(one, in_axes=1)(xs[:, :-1], us, xs[:, 1:])
+    dynamics = LinearDynamics(
+        found.gain[:, :, :n], found.gain[:, :, n:], jnp.zeros((T, 0, n), dtype), jnp.zeros((T, 0, m), dtype)
+    )
+    means = jnp.concatenate([found.x_mean[:, :n], found.y_mean[-1:]])
     first = xs[:, 0] - means[None, 0]
+    share = counts / jnp.maximum(jnp.sum(counts), 1)
     start = Gaussian(jnp.zeros(n, dtype), (share[:, None] * first).T @ first)
-    return Fitted(LinearDynamics(A, B, *none), means, jnp.einsum("i,itj->tj", share, us), noise, start)
+    return Fitted(dynamics, means, found.x_mean[:, n:], found.cov, start)
 
 
 def transitions(xs: Float[Array, "N T+1 n"], us: Float[Array, "N T m"]) -> Float[Array, "N T 2n+m"]:
     """(x, u, x') of every step: what the mixture of the prior is fitted to."""
     return jnp.concatenate([xs[:, :-1], us, xs[:, 1:]], axis=2)
-
-
-def _informed(S: Array, mean: Array, N: Array, prior: Gaussian, n0: float) -> Array:
-    """The MAP covariance."""
-    away = mean - prior.mean
-    return (N * S + n0 * prior.cov + N * n0 / (N + n0) * away[:, None] * away[None, :]) / (N + n0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from teachers.fitted import fit_dynamics, transitions
-from teachers.gmm import GMM, fit_gmm, moments_at, seed_gmm
+from gps.gmm import GMM, fit_gmm, moments_at, seed_gmm
 
 n, m, T = 3, 2, 6
 
@@ -105,7 +105,7 @@ def test_the_prior_makes_few_rollouts_enough():
 
 def test_too_few_rollouts_and_wrong_shapes_say_so():
     xs, us, _, _ = rollouts(5)
-    with pytest.raises(ValueError, match=r"5 rollouts do not determine 3 \+ 2 gains .* at least 6 rollouts"):
+    with pytest.raises(ValueError, match=r"5 rollouts do not determine 5 gains .* at least 6 rollouts"):
         fit_dynamics(xs, us)
     with pytest.raises(ValueError, match=r"expected states \[N, T\+1, n\] .* got \[5, 6, 3\]"):
         fit_dynamics(xs[:, 1:], us)

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from teachers.gmm import GMM, PSEUDO_COUNTS, fit_gmm, moments_at, seed_gmm
+from gps.gmm import GMM, PSEUDO_COUNTS, fit_gmm, moments_at, seed_gmm
 
 CENTRES = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 5.0]])
 COV = np.array([[1.0, 0.3], [0.3, 0.5]])

@@ -102,9 +102,17 @@ def fit_gmm(
     return end[0], end[4]
 
 
-def moments_at(mixture: GMM, points: Float[Array, "N d"]) -> Gaussian:
-    """Mean and covariance of the mixture, its components weighted by their responsibility for `points`."""
-    shares = jnp.mean(jax.nn.softmax(_log_joint(mixture, points), axis=1), axis=0)
+def moments_at(
+    mixture: GMM, points: Float[Array, "N d"], weight: Float[Array, " N"] | None = None
+) -> Gaussian:
+    """Mean and covariance of the mixture, its components weighted by their responsibility for `points`.
+
+    Where no point has a weight, by their own weights.
+    """
+    counts = jnp.ones(points.shape[0], points.dtype) if weight is None else weight
+    total = jnp.sum(counts)
+    each = jax.nn.softmax(_log_joint(mixture, points), axis=1)
+    shares = jnp.where(total > 0, counts @ each / jnp.maximum(total, 1), mixture.weights)
     mean = shares @ mixture.means
     away = mixture.means - mean[None]
     inner = jnp.einsum("k,kij->ij", shares, mixture.covs)

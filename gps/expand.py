@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 from gps.gaussian import symmetrise
 from gps.types import Env, LinearDynamics, QuadraticCost, ResidualCost
 
-__all__ = ["linearise", "project_psd", "quadratise"]
+__all__ = ["linearise", "linearise_sensors", "project_psd", "quadratise"]
 
 Hessian = Literal["auto", "exact", "gauss_newton"]
 Model = TypeVar("Model", LinearDynamics, QuadraticCost)
@@ -27,6 +27,22 @@ def linearise(env: Env, xs: Float[Array, "T+1 nx"], us: Float[Array, "T nu"]) ->
         return _cast(model._replace(C=pad[0], D=pad[1]), us)
     model = jax.vmap(env.linearize)(xs, _with_zero_row(us))
     return _cast(model._replace(A=model.A[:-1], B=model.B[:-1]), us)
+
+
+def linearise_sensors(
+    env: Env, xs: Float[Array, "T+1 nx"], us: Float[Array, "T nu"]
+) -> tuple[Float[Array, "T+1 ny ndx"], Float[Array, "T+1 ny nu"]]:
+    """C and D alone, by the derivative of `env.sense`: no step of the dynamics is needed."""
+    if env.ny == 0:
+        return tuple(jnp.zeros((xs.shape[0], 0, n), us.dtype) for n in (env.ndx, env.nu))
+
+    def one(x: Array, u: Array) -> tuple[Array, Array]:
+        def read(dx: Array, du: Array) -> Array:
+            return env.sense(env.plus(x, dx), u + du)
+
+        return jax.jacfwd(read, (0, 1))(jnp.zeros(env.ndx, x.dtype), jnp.zeros_like(u))
+
+    return jax.vmap(one)(xs, _with_zero_row(us))
 
 
 def quadratise(

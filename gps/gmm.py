@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from gps.gaussian import Gaussian, symmetrise
+from gps.gaussian import LOG_2PI, Gaussian, symmetrise
 
 __all__ = ["GMM", "fit_gmm", "moments_at", "seed_gmm"]
 
@@ -86,9 +86,10 @@ def fit_gmm(
 
     def step(carry: tuple) -> tuple:
         mixture, last, _, i, trace = carry
-        log_joint = _log_joint(mixture, points)
+        white = _whiten(mixture)
+        log_joint = _log_joint(mixture, white, points)
         log_sum = jax.nn.logsumexp(log_joint, axis=1)
-        objective = (weight @ log_sum + _log_prior(mixture, base)) / total
+        objective = (weight @ log_sum + _log_prior(mixture, white, base)) / total
         shares = weight[:, None] * jnp.exp(log_joint - log_sum[:, None])
         done = objective - last < tolerance
         new = _maximise(points, shares, base)
@@ -111,7 +112,7 @@ def moments_at(
     """
     counts = jnp.ones(points.shape[0], points.dtype) if weight is None else weight
     total = jnp.sum(counts)
-    each = jax.nn.softmax(_log_joint(mixture, points), axis=1)
+    each = jax.nn.softmax(_log_joint(mixture, _whiten(mixture), points), axis=1)
     shares = jnp.where(total > 0, counts @ each / jnp.maximum(total, 1), mixture.weights)
     mean = shares @ mixture.means
     away = mixture.means - mean[None]
@@ -132,27 +133,39 @@ def _base(points: Array, weight: Array, spread: float) -> tuple[Array, Array]:
     return total, spread * jnp.diag(jnp.maximum(var, floor))
 
 
-def _log_joint(mixture: GMM, points: Array) -> Float[Array, "N K"]:
+class _White(NamedTuple):
+    """L⁻¹ and log det Σ of each covariance Σ = L Lᵀ.
+
+    Made once for all that needs them: XLA's CPU runtime can hang where two batched LAPACK calls wait for each
+    other inside a loop.
+    """
+
+    inverse: Float[Array, "K d d"]
+    log_det: Float[Array, " K"]
+
+
+def _whiten(mixture: GMM) -> _White:
+    factor = jnp.linalg.cholesky(mixture.covs, symmetrize_input=False)
+    eye = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype)[None], factor.shape)
+    inverse = jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
+    return _White(inverse, 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)), axis=1))
+
+
+def _log_joint(mixture: GMM, white: _White, points: Array) -> Float[Array, "N K"]:
     """log(weights_k N(point; k))."""
 
-    def one(log_weight: Array, mean: Array, cov: Array) -> Array:
-        factor = jnp.linalg.cholesky(cov, symmetrize_input=False)
-        white = jax.lax.linalg.triangular_solve(factor, (points - mean[None]).T, left_side=True, lower=True)
-        log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
-        return log_weight - 0.5 * (jnp.sum(white**2, axis=0) + log_det + mean.shape[0] * jnp.log(2 * jnp.pi))
+    def one(mean: Array, inverse: Array) -> Array:
+        return jnp.sum(((points - mean[None]) @ inverse.T) ** 2, axis=1)
 
-    return jax.vmap(one, out_axes=1)(jnp.log(mixture.weights), mixture.means, mixture.covs)
+    square = jax.vmap(one, out_axes=1)(mixture.means, white.inverse)
+    level = jnp.log(mixture.weights) - 0.5 * (white.log_det + points.shape[1] * LOG_2PI)
+    return level[None] - 0.5 * square
 
 
-def _log_prior(mixture: GMM, base: Array) -> Array:
-    """Of the covariances and of the weights, up to a constant."""
-
-    def one(cov: Array) -> Array:
-        factor = jnp.linalg.cholesky(cov, symmetrize_input=False)
-        half = jax.lax.linalg.triangular_solve(factor, jnp.sqrt(base), left_side=True, lower=True)
-        return 2 * jnp.sum(jnp.log(jnp.diagonal(factor))) + jnp.sum(half**2)
-
-    return jnp.sum(jnp.log(mixture.weights)) - 0.5 * PSEUDO_COUNTS * jnp.sum(jax.vmap(one)(mixture.covs))
+def _log_prior(mixture: GMM, white: _White, base: Array) -> Array:
+    """Of the covariances and of the weights, up to a constant; `base` is diagonal."""
+    trace = jnp.sum(white.inverse**2 * jnp.diagonal(base)[None, None], axis=(1, 2))
+    return jnp.sum(jnp.log(mixture.weights)) - 0.5 * PSEUDO_COUNTS * jnp.sum(white.log_det + trace)
 
 
 def _maximise(points: Array, shares: Float[Array, "N K"], base: Array) -> GMM:

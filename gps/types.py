@@ -33,6 +33,7 @@ __all__ = [
     "Limits",
     "LinearDynamics",
     "LinearGaussian",
+    "LocalTeacher",
     "Mirror",
     "Observer",
     "QuadraticCost",
@@ -246,19 +247,19 @@ class Action(NamedTuple):
 
 
 class KLTerm(NamedTuple):
-    """A pull of the teacher towards a policy: weight · KL(p ‖ policy) with optional multipliers."""
+    """A pull of a local teacher towards a policy: a constraint KL(p ‖ policy) ≤ bound, or a price on it."""
 
     policy: LinearGaussian
-    weight: Float[Array, ""]
-    """λ or ν of the papers; zero switches the term off."""
-    bound: Float[Array, ""]
-    """ε of a constraint KL ≤ ε; inf where only the weight counts."""
-    multiplier: Float[Array, "T nu"]
-    """Multipliers on the first moment of the action (BADMM); zero elsewhere."""
+    bound: Float[Array, ""] | Float[Array, " T"] | None = None
+    """ε, nats, of the whole trajectory or of each step; None: no constraint."""
+    weight: Float[Array, " T"] | None = None
+    """ν_t: what a nat costs at each step; None: no price."""
+    multiplier: Float[Array, "T nu"] | None = None
+    """λ_t on the first moment of the action (BADMM): the price is less u_tᵀλ_t; None: zero."""
 
 
 class Teacher(NamedTuple):
-    """Labels states, and may improve from experience. Made by `make_teacher(env)`.
+    """Labels states. Made by `make_teacher(env)`.
 
     It sees the full state, and the context through the env it closes over; an algorithm therefore
     receives `make_teacher: Env → Teacher` and calls it on the bound env.
@@ -268,8 +269,28 @@ class Teacher(NamedTuple):
     """(key, x0) → state."""
     act: Callable[..., tuple[Action, PyTree]]
     """(key, state, x, t) → (action, state); x is the state that really occurred."""
-    update: Callable[..., tuple[PyTree, dict[str, Array]]]
-    """(key, state, trajectories, kl_terms) → (state, info); who does not learn returns its state."""
+
+
+class LocalTeacher(NamedTuple):
+    """A linear-Gaussian controller for one first state, improved from rollouts. Made by `make_teacher(env)`.
+
+    The phases of guided policy search (Levine & Abbeel 2014): roll out, `learn` from what happened,
+    `improve` within reach of the student. Everything is unbatched: one condition, `vmap` for several.
+    """
+
+    init: Callable[..., PyTree]
+    """(key, x0) → state."""
+    controller: Callable[[PyTree], LinearGaussian]
+    """state → what it acts with now."""
+    learn: Callable[..., tuple[PyTree, dict[str, Array]]]
+    """(key, state, trajectories [N]) → (state, info): models of the dynamics and the cost. Rollouts whose
+    status is not OK are left out; where none is left, the state is as it was."""
+    improve: Callable[..., tuple[PyTree, dict[str, Array]]]
+    """(state, terms) → (state, info): a better controller by those models, tied by a tuple of `KLTerm`s of
+    which exactly one has a bound. `info` has `kl` to that policy [T], the dual variable `eta` and a `status`,
+    0 or 1 where the controller is new, more where it had to stay at that policy."""
+    expected_cost: Callable[..., Float[Array, ""]] | None = None
+    """(state, controller) → Σ E[c] under the models; None without models."""
 
 
 # -------------------------------------------------------------------------------------- students

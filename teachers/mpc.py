@@ -93,7 +93,7 @@ def mpc(
         later = shift(solution.controller, solution.trajectory.xs[-1])
         return _action(solution), _carry(solution, later, blank(x), replan.mu)
 
-    return Teacher(init, act, lambda key, state, trajectories, kl_terms: (state, {}))
+    return Teacher(init, act)
 
 
 def shift(plan: LinearGaussian, x_last: Float[Array, " nx"]) -> LinearGaussian:

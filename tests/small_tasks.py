@@ -78,7 +78,7 @@ def corridor_teacher(env):
         action = Action(Gaussian(mean, jnp.diag(1 / diagonal)), jnp.diag(diagonal), q, status)
         return action, state | {"calls": state["calls"] + 1}
 
-    return Teacher(init, act, lambda key, state, trajectories, kl_terms: (state, {}))
+    return Teacher(init, act)
 
 
 def recurrent():
@@ -151,7 +151,7 @@ def road_teacher(env, on_act=lambda x: None, disowned=np.inf):
         status = jnp.where(jnp.abs(x[0]) > disowned, 1, 0)
         return Action(Gaussian(mean, jnp.eye(1) / 4), 4 * jnp.eye(1), -4 * mean, status), state
 
-    return Teacher(lambda key, x0: (), act, lambda key, state, trajectories, kl_terms: (state, {}))
+    return Teacher(lambda key, x0: (), act)
 
 
 # ---------------------------------------------------------------------------- a plant that forgives
@@ -179,7 +179,7 @@ def swing_teacher(env):
         mean = jnp.clip(np.sin(0.5) - K_SWING @ (x - jnp.array([0.5, 0.0])), -2.0, 2.0)
         return Action(Gaussian(mean, jnp.eye(1)), jnp.eye(1), -mean, jnp.int32(0)), state
 
-    return Teacher(lambda key, x0: (), act, lambda key, state, trajectories, kl_terms: (state, {}))
+    return Teacher(lambda key, x0: (), act)
 
 
 def affine(nu=1):

@@ -158,5 +158,3 @@ def test_a_teacher_labels_in_the_dtype_of_the_state(name, dtype):
         assert leaf.dtype == dtype
     assert [leaf.dtype for leaf in jax.tree.leaves(state)] == [leaf.dtype for leaf in jax.tree.leaves(later)]
     assert action.status.dtype == jnp.int32 and action.status.shape == ()
-    kept, info = made.update(KEY, state, (), ())
-    assert same(kept, state) and isinstance(info, dict)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gps.gaussian import symmetrise
+from gps.linalg import cholesky, eigh
 from gps.types import Env, LinearDynamics, QuadraticCost, ResidualCost
 
 __all__ = ["linearise", "linearise_sensors", "project_psd", "quadratise"]
@@ -82,18 +83,20 @@ def quadratise(
     steps = jnp.asarray(t0) + jnp.arange(us.shape[0])
     c, g, H = jax.vmap(stage)(xs[:-1], us, ys[:-1], dynamics.C[:-1], dynamics.D[:-1], steps)
     c_T, g_T, H_T = last(xs[-1], ys[-1], dynamics.C[-1])
-    if not _is_gauss_newton(env.cost, hessian):
-        H = project_psd(H)
-    if not _is_gauss_newton(env.final_cost, hessian):
-        H_T = project_psd(H_T[None])[0]
-    n = env.ndx
+    n, m = env.ndx, env.nu
+    H = jnp.concatenate([H, jnp.pad(H_T, (0, m))[None]])
+    exact = [not _is_gauss_newton(cost, hessian) for cost in (env.cost, env.final_cost)]
+    if any(exact):
+        chosen = jnp.arange(H.shape[0]) < us.shape[0] if exact[0] else jnp.zeros(H.shape[0], bool)
+        chosen = chosen.at[-1].set(exact[1])
+        H = jnp.where(chosen[:, None, None], project_psd(H), H)
     model = QuadraticCost(
         c=jnp.append(c, c_T),
         q=jnp.concatenate([g[:, :n], g_T[None]]),
         r=_with_zero_row(g[:, n:]),
-        Q=jnp.concatenate([H[:, :n, :n], H_T[None]]),
-        R=_with_zero_row(H[:, n:, n:]),
-        M=_with_zero_row(H[:, :n, n:]),
+        Q=H[:, :n, :n],
+        R=H[:, n:, n:],
+        M=H[:, :n, n:],
         x=xs,
         u=_with_zero_row(us),
     )
@@ -110,10 +113,10 @@ def project_psd(H: Float[Array, "T n n"]) -> Float[Array, "T n n"]:
     scale = jnp.max(jnp.abs(H), axis=(1, 2))
     slack = H.shape[-1] * jnp.finfo(H.dtype).eps * jnp.where(scale > 0, scale, 1)
     shifted = H + slack[:, None, None] * jnp.eye(H.shape[-1], dtype=H.dtype)[None]
-    definite = jnp.all(jnp.isfinite(jnp.linalg.cholesky(shifted)), axis=(1, 2))
+    definite = jnp.all(jnp.isfinite(jax.vmap(cholesky)(shifted)), axis=(1, 2))
 
     def clip_eigenvalues(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        values, vectors = jnp.linalg.eigh(H)
+        values, vectors = jax.vmap(eigh)(H)
         clipped = (vectors * jnp.maximum(values, 0)[:, None, :]) @ jnp.swapaxes(vectors, 1, 2)
         return jnp.where(definite[:, None, None], H, jax.vmap(symmetrise)(clipped)), jnp.asarray(True)
 

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key
+
+from gps.linalg import cholesky, lower_inverse
 
 LOG_2PI = 1.8378770664093453
 
@@ -22,7 +23,7 @@ class Gaussian(NamedTuple):
     def sample(self, key: Key[Array, ""]) -> Float[Array, " n"]:
         """One draw, mean + L z with L the Cholesky factor of `cov`."""
         noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
-        return self.mean + jnp.linalg.cholesky(self.cov) @ noise
+        return self.mean + cholesky(self.cov) @ noise
 
     def mode(self) -> Float[Array, " n"]:
         """The mean."""
@@ -30,21 +31,21 @@ class Gaussian(NamedTuple):
 
     def log_prob(self, value: Float[Array, " n"]) -> Float[Array, ""]:
         """Log density of `value`; of the unclipped action where the value is an action."""
-        chol = jnp.linalg.cholesky(self.cov)
-        white = solve_triangular(chol, value - self.mean, lower=True)
+        chol = cholesky(self.cov)
+        white = lower_inverse(chol) @ (value - self.mean)
         return -0.5 * (white @ white) - log_det_chol(chol) / 2 - 0.5 * value.shape[0] * LOG_2PI
 
     def entropy(self) -> Float[Array, ""]:
         """Differential entropy in nats."""
         n = self.mean.shape[0]
-        return 0.5 * (n * (1 + LOG_2PI) + log_det_chol(jnp.linalg.cholesky(self.cov)))
+        return 0.5 * (n * (1 + LOG_2PI) + log_det_chol(cholesky(self.cov)))
 
     def kl(self, other: "Gaussian") -> Float[Array, ""]:
         """KL(self ‖ other) in nats."""
         n = self.mean.shape[0]
-        chol, chol_other = jnp.linalg.cholesky(self.cov), jnp.linalg.cholesky(other.cov)
-        white = solve_triangular(chol_other, chol, lower=True)
-        shift = solve_triangular(chol_other, other.mean - self.mean, lower=True)
+        chol, chol_other = cholesky(self.cov), cholesky(other.cov)
+        inverse = lower_inverse(chol_other)
+        white, shift = inverse @ chol, inverse @ (other.mean - self.mean)
         log_ratio = log_det_chol(chol_other) - log_det_chol(chol)
         return 0.5 * (jnp.sum(white**2) + shift @ shift - n + log_ratio)
 
@@ -64,6 +65,5 @@ def inverse_spd(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
     For the places where the inverse itself is the answer (precision to covariance); solve otherwise.
     """
-    eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    half = solve_triangular(jnp.linalg.cholesky(matrix), eye, lower=True)
+    half = lower_inverse(cholesky(matrix))
     return half.T @ half

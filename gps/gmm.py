@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from gps.gaussian import LOG_2PI, Gaussian, symmetrise
+from gps.gaussian import LOG_2PI, Gaussian, log_det_chol, symmetrise
+from gps.linalg import cholesky, lower_inverse
 
 __all__ = ["GMM", "fit_gmm", "moments_at", "seed_gmm"]
 
@@ -134,21 +135,15 @@ def _base(points: Array, weight: Array, spread: float) -> tuple[Array, Array]:
 
 
 class _White(NamedTuple):
-    """L⁻¹ and log det Σ of each covariance Σ = L Lᵀ.
-
-    Made once for all that needs them: XLA's CPU runtime can hang where two batched LAPACK calls wait for each
-    other inside a loop.
-    """
+    """L⁻¹ and log det Σ of each covariance Σ = L Lᵀ."""
 
     inverse: Float[Array, "K d d"]
     log_det: Float[Array, " K"]
 
 
 def _whiten(mixture: GMM) -> _White:
-    factor = jnp.linalg.cholesky(mixture.covs, symmetrize_input=False)
-    eye = jnp.broadcast_to(jnp.eye(factor.shape[-1], dtype=factor.dtype)[None], factor.shape)
-    inverse = jax.lax.linalg.triangular_solve(factor, eye, left_side=True, lower=True)
-    return _White(inverse, 2 * jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)), axis=1))
+    factor = jax.vmap(cholesky)(mixture.covs)
+    return _White(jax.vmap(lower_inverse)(factor), jax.vmap(log_det_chol)(factor))
 
 
 def _log_joint(mixture: GMM, white: _White, points: Array) -> Float[Array, "N K"]:

@@ -7,11 +7,11 @@ after Levine & Abbeel 2014, section 3.1.
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Float
 
 from gps.gaussian import Gaussian, symmetrise
 from gps.gmm import GMM, moments_at
+from gps.linalg import cholesky, lower_inverse
 
 __all__ = ["Regression", "check_samples", "regress"]
 
@@ -64,7 +64,8 @@ def regress(
     turn = jnp.eye(k + l_, dtype=x.dtype).at[k:, :k].set(-gain0)
     spread = turn @ spread @ turn.T
     own = spread[:k, :k] + jnp.diag(jnp.broadcast_to(jnp.asarray(ridge, x.dtype), (k,)))
-    gain = cho_solve(cho_factor(own, lower=True), spread[:k, k:]).T
+    half = lower_inverse(cholesky(own))
+    gain = (half.T @ (half @ spread[:k, k:])).T
     cov = symmetrise(spread[k:, k:] - gain @ spread[:k, k:])
     return Regression(gain + gain0, cov, mean[:k], mean[k:])
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gps.gaussian import Gaussian, inverse_spd, log_det_chol, symmetrise
+from gps.linalg import cholesky
 from gps.types import Dataset
 
 __all__ = ["Loss", "kl", "label_covariance", "mse", "nll"]
@@ -53,7 +54,7 @@ def kl(covariance: bool = True) -> Loss:
         regression = 0.5 * error @ (step.precision @ error)
         if not covariance:
             return regression
-        log_det = log_det_chol(jnp.linalg.cholesky(dist.cov))
+        log_det = log_det_chol(cholesky(dist.cov))
         trace = jnp.sum(step.precision * dist.cov)
         return regression + 0.5 * (trace - log_det - error.shape[0])
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from gps.gaussian import Gaussian
+from gps.linalg import cholesky, eigh, lower_inverse
 from gps.types import Limits, LinearDynamics, LinearGaussian, QuadraticCost
 from teachers.linalg import box_qp, free_solve, shifted_solve
 from teachers.lqr import augment_value, augmented_cost, augmented_dynamics
@@ -77,7 +78,7 @@ def make_problem(
     """The arguments of `teachers.kl_lqr` in the coordinates z and v."""
     T, n, m = dynamics.B.shape
     dtype = dynamics.B.dtype
-    L = jnp.linalg.cholesky(previous.cov, symmetrize_input=False)
+    L = jax.vmap(cholesky)(previous.cov)
     k = previous.us - cost.u[:T]
     # (δx, 1, δu) = turn (z, v)
     top = jnp.broadcast_to(jnp.eye(n + 1, n + 1 + m, dtype=dtype)[None], (T, n + 1, n + 1 + m))
@@ -90,9 +91,7 @@ def make_problem(
     box = None
     if limits is not None:
         low, high = (jnp.asarray(side, dtype)[None] - previous.us for side in limits)
-        eye = jnp.broadcast_to(jnp.eye(m, dtype=dtype)[None], L.shape)
-        inverse = jax.lax.linalg.triangular_solve(L, eye, left_side=True, lower=True)
-        box = Box(low, high, inverse, previous.K)
+        box = Box(low, high, jax.vmap(lower_inverse)(L), previous.K)
     return Problem(
         F,
         C,
@@ -179,7 +178,7 @@ def _eta_for(G: Array, g: Array, knot: tuple[Array, ...], ends: tuple[Array, Arr
     the logarithm of what η exceeds −min λ by.
     """
     (bound, moment, entropy), (low, high), m = knot, ends, G.shape[0]
-    values, vectors = jnp.linalg.eigh(G)
+    values, vectors = eigh(G)
     turned = vectors.T @ g
     sizes = jnp.sum((turned @ moment) * turned, axis=1)
     least = jnp.maximum(-values[0], 0)

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from gps.gaussian import log_det_chol
+from gps.linalg import UNROLL_UP_TO, cholesky, lower_inverse
+
 __all__ = ["BoxQP", "box_qp", "free_solve", "shifted_solve", "solve_spd"]
-
-UNROLL_UP_TO = 8
-
 
 class BoxQP(NamedTuple):
     """The minimiser of ½ xᵀHx + gᵀx over low ≤ x ≤ high."""
@@ -35,11 +35,10 @@ def solve_spd(
     """
     n = H.shape[0]
     if n > UNROLL_UP_TO:
-        factor = jnp.linalg.cholesky(H, symmetrize_input=False)
+        factor = cholesky(H)
         ok = jnp.all(jnp.isfinite(factor))
-        factor = jnp.where(ok, factor, jnp.eye(n, dtype=H.dtype))
-        half = jax.lax.linalg.triangular_solve(factor, rhs, left_side=True, lower=True)
-        return jax.lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True), ok
+        half = lower_inverse(jnp.where(ok, factor, jnp.eye(n, dtype=H.dtype)))
+        return half.T @ (half @ rhs), ok
     rows, _, ok = _eliminate(jnp.concatenate([H, rhs], axis=1), 0.0)
     return rows, ok
 
@@ -54,8 +53,7 @@ def shifted_solve(
     n = E.shape[0]
     if n > UNROLL_UP_TO:
         H = E + jnp.eye(n, dtype=E.dtype)
-        factor = jnp.linalg.cholesky(H, symmetrize_input=False)
-        log_det = 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
+        log_det = log_det_chol(cholesky(H))
         answer, ok = solve_spd(H, rhs)
         return answer, jnp.where(ok, log_det, 0), ok
     rows, excess, ok = _eliminate(jnp.concatenate([E, rhs], axis=1), 1.0)

@@ -1,0 +1,279 @@
+"""The local teacher of guided policy search: KL-constrained LQR on dynamics that are known or fitted.
+
+Levine & Abbeel 2014; Montgomery & Levine 2016, section 3. Fitted dynamics come from the rollouts themselves, with
+a mixture over all recent transitions as their prior; known ones are the engine's derivatives.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from gps.expand import linearise, linearise_sensors, quadratise
+from gps.gaussian import Gaussian, inverse_spd, symmetrise
+from gps.gmm import GMM, fit_gmm, seed_gmm
+from gps.types import Env, KLTerm, LinearDynamics, LinearGaussian, LocalTeacher, QuadraticCost, Status, Trajectory
+from teachers.controllers import expected_cost, marginals, recenter
+from teachers.fitted import fit_dynamics, transitions
+from teachers.hold import hold
+from teachers.kl_lqr import kl_lqr
+
+__all__ = ["LocalState", "Model", "local_lqr", "priced"]
+
+
+class Model(NamedTuple):
+    """What the rollouts said, around a nominal trajectory (`cost.x`, `cost.u`)."""
+
+    dynamics: LinearDynamics
+    cost: QuadraticCost
+    noise: Float[Array, "T ndx ndx"]
+    start: Gaussian
+    """Of δx at the first step."""
+
+
+class Memory(NamedTuple):
+    """The last rollouts as x ⊖ x0, a ring of S, and the mixture over their transitions."""
+
+    xs: Float[Array, "S T+1 ndx"]
+    us: Float[Array, "S T nu"]
+    weight: Float[Array, " S"]
+    slot: Int[Array, ""]
+    mixture: GMM
+
+
+class LocalState(NamedTuple):
+    """All that the next iteration needs."""
+
+    controller: LinearGaussian
+    x0: Float[Array, " nx"]
+    model: Model
+    memory: Memory | None
+    eta: Float[Array, " T"]
+
+
+def local_lqr(
+    env: Env,
+    dynamics: Literal["fitted", "known"] = "fitted",
+    *,
+    std: float = 1.0,
+    stiffness: float = 0.0,
+    damping: float = 0.0,
+    clusters: int = 20,
+    remember: int = 10,
+    strength: float = 1.0,
+    ridge: float = 1e-6,
+) -> LocalTeacher:
+    """Made for one condition: `env` bound to its context.
+
+    Args:
+        env: the task.
+        dynamics: fitted to rollouts, or the engine's derivatives along the controller's own path (one more
+            rollout, without noise, each time it learns; those given are not used then).
+        std: of the exploration at first, see `teachers.hold`.
+        stiffness: of the first controller.
+        damping: of the first controller.
+        clusters: of the mixture that is the prior of fitted dynamics; 0 for no prior.
+        remember: rollouts that the mixture is fitted to.
+        strength: how many samples the prior stands for.
+        ridge: of the fit, as a share of … TODO
+
+    Raises:
+        ValueError: settings that cannot work.
+    """
+    T, n, m = env.horizon, env.ndx, env.nu
+    fits = dynamics == "fitted"
+
+    def init(key: Key[Array, ""], x0: Float[Array, " nx"]) -> LocalState:
+        controller = hold(env, x0, std, stiffness, damping)
+        blank = _blank(env, x0)
+        memory = None
+        if fits and clusters:
+            d = 2 * n + m
+            mixture = GMM(
+                jnp.full(clusters, 1 / clusters, x0.dtype),
+                jnp.zeros((clusters, d), x0.dtype),
+                jnp.broadcast_to(jnp.eye(d, dtype=x0.dtype)[None], (clusters, d, d)),
+            )
+            rows = jnp.zeros((remember, T + 1, n), x0.dtype), jnp.zeros((remember, T, m), x0.dtype)
+            memory = Memory(*rows, jnp.zeros(remember, x0.dtype), jnp.int32(0), mixture)
+        return LocalState(controller, x0, blank, memory, jnp.ones(T, x0.dtype))
+
+    def learn(key: Key[Array, ""], state: LocalState, trajectories: Trajectory) -> tuple[LocalState, dict]:
+        if not fits:
+            return _know(env, state)
+        sound = trajectories.status == Status.OK
+        weight = sound.astype(trajectories.us.dtype)
+        away = jax.vmap(jax.vmap(env.minus, (0, None)), (0, None))(trajectories.xs, state.x0)
+        memory = state.memory
+        if memory is not None:
+            memory = _remember(key, memory, away, trajectories.us, weight)
+        fit = fit_dynamics(
+            away,
+            trajectories.us,
+            weight,
+            None if memory is None else memory.mixture,
+            strength=strength,
+            ridge=_ridge(env, ridge),
+            base=_integrator(env),
+        )
+        xs = jax.vmap(env.plus, (None, 0))(state.x0, fit.xs)
+        there = jax.vmap(lambda x: _frame(env, state.x0, x))(xs)
+        back = jax.vmap(lambda x, dx: _unframe(env, x, state.x0, dx))(xs, fit.xs)
+        local = fit.dynamics._replace(A=back[1:] @ fit.dynamics.A @ there[:-1], B=back[1:] @ fit.dynamics.B)
+        noise = _congruent(back[1:], fit.noise)
+        C, D = linearise_sensors(env, xs, fit.us)
+        local = local._replace(C=C, D=D)
+        rest = jnp.concatenate([fit.us, jnp.zeros_like(fit.us[:1])])
+        cost = quadratise(env, xs, fit.us, jax.vmap(env.sense)(xs, rest), local)
+        cov = fit.start.cov + 1e-6 * jnp.eye(n, dtype=noise.dtype)
+        start = Gaussian(fit.start.mean, symmetrise(back[0] @ cov @ back[0].T))
+        model = Model(local, cost, noise, start)
+        new = state._replace(model=model, memory=memory)
+        some = jnp.any(sound)
+        kept = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
+        return kept, {"lost": jnp.sum(~sound), "largest_A": jnp.max(jnp.linalg.norm(local.A, 2, axis=(1, 2)))}
+
+    def improve(state: LocalState, terms: Sequence[KLTerm]) -> tuple[LocalState, dict]:
+        model = state.model
+        xs = model.cost.x[:T]
+        terms = [term._replace(policy=recenter(term.policy, xs, env.minus, env.plus)) for term in terms]
+        cost, entropy = model.cost, jnp.zeros(T, xs.dtype)
+        for term in terms:
+            if term.weight is not None:
+                cost, entropy = priced(cost, term), entropy + term.weight
+        (bounded,) = (term for term in terms if term.bound is not None)
+        found = kl_lqr(
+            model.dynamics,
+            cost,
+            bounded.policy,
+            bounded.bound,
+            start=model.start,
+            noise=model.noise,
+            entropy=entropy,
+            limits=env.limits,
+            eta=state.eta,
+        )
+        eta = jnp.where(jnp.isfinite(found.eta) & (found.status <= 1), found.eta, jnp.ones_like(found.eta))
+        info = {"kl": found.kl, "eta": found.eta, "status": found.status, "passes": found.passes}
+        return state._replace(controller=found.controller, eta=eta), info
+
+    def expect(state: LocalState, controller: LinearGaussian) -> Float[Array, ""]:
+        model = state.model
+        there = recenter(controller, model.cost.x[:T], env.minus, env.plus)
+        states = marginals(model.dynamics, there, model.cost.u[:T], model.start, model.noise)
+        return jnp.sum(expected_cost(model.cost, states))
+
+    return LocalTeacher(init, lambda state: state.controller, learn, improve, expect)
+
+
+def priced(cost: QuadraticCost, term: KLTerm) -> QuadraticCost:
+    """`cost` − ν log π(u|x) − uᵀλ, the policy π around the cost's nominal states; the entropy is left out."""
+    T = term.policy.us.shape[0]
+
+    def one(policy: LinearGaussian, weight: Array, c: QuadraticCost, multiplier: Array) -> QuadraticCost:
+        K = policy.K
+        k = policy.us - c.u
+        P = inverse_spd(policy.cov)
+        PK = P @ K
+        return c._replace(
+            q=c.q + weight * (PK.T @ k),
+            r=c.r - weight * (P @ k) - multiplier,
+            Q=c.Q + weight * symmetrise(K.T @ PK),
+            R=c.R + weight * P,
+            M=c.M - weight * PK.T,
+        )
+
+    stage, last = (jax.tree.map(lambda leaf, s=s: leaf[s], cost) for s in (slice(T), slice(T, None)))
+    multiplier = jnp.zeros_like(term.policy.us) if term.multiplier is None else term.multiplier
+    stage = jax.vmap(one)(term.policy, term.weight, stage, multiplier)
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), stage, last)
+
+
+# ------------------------------------------------------------------------------------- internals
+
+
+def _know(env: Env, state: LocalState) -> tuple[LocalState, dict[str, Any]]:
+    """The engine's own derivatives along the controller's path without noise."""
+    T, n = env.horizon, env.ndx
+    path = env.rollout(state.x0, state.controller, jnp.zeros_like(state.controller.us))
+    local = linearise(env, path.xs, path.us)
+    cost = quadratise(env, path.xs, path.us, path.ys, local)
+    noise = jnp.zeros((T, n, n), path.us.dtype)
+    start = Gaussian(jnp.zeros(n, noise.dtype), 1e-6 * jnp.eye(n, dtype=noise.dtype))
+    sound = path.status == Status.OK
+    new = state._replace(model=Model(local, cost, noise, start))
+    return jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, state), {
+        "lost": (~sound).astype(jnp.int32),
+        "largest_A": jnp.max(jnp.linalg.norm(local.A, 2, axis=(1, 2))),
+    }
+
+
+def _remember(key: Array, memory: Memory, xs: Array, us: Array, weight: Array) -> Memory:
+    size, N = memory.weight.shape[0], us.shape[0]
+    slots = (memory.slot + jnp.arange(N)) % size
+    kept = Memory(
+        memory.xs.at[slots].set(xs),
+        memory.us.at[slots].set(us),
+        memory.weight.at[slots].set(weight),
+        (memory.slot + N) % size,
+        memory.mixture,
+    )
+    points = transitions(kept.xs, kept.us)
+    counts = jnp.broadcast_to(kept.weight[:, None], points.shape[:2]).reshape(-1)
+    points = points.reshape(-1, points.shape[2])
+    clusters = memory.mixture.weights.shape[0]
+    fresh = jnp.sum(memory.weight) == 0
+    seeded = seed_gmm(key, points, counts, clusters)
+    begin = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), seeded, memory.mixture)
+    mixture, _ = fit_gmm(begin, points, counts, iterations=20, tolerance=1e-2)
+    return kept._replace(mixture=mixture)
+
+
+def _integrator(env: Env) -> tuple[Array, Array]:
+    """x' = x + dt v: what the fit shrinks towards."""
+    n = env.ndx
+    half = n // 2
+    A = jnp.eye(n).at[:half, half : 2 * half].set(env.dt * jnp.eye(half))
+    return A, jnp.zeros((n, env.nu))
+
+
+def _ridge(env: Env, ridge: float) -> Array:
+    half = env.ndx // 2
+    return jnp.concatenate([jnp.full(half, ridge), jnp.full(env.ndx - half + env.nu, 100 * ridge)])
+
+
+def _frame(env: Env, x_ref: Array, x: Array) -> Array:
+    """∂((x ⊕ δ) ⊖ x_ref)/∂δ at x … : from the tangent space at x to that at x_ref."""
+    zero = env.minus(x, x)
+    return jax.jacfwd(lambda delta: env.minus(env.plus(x, delta), x_ref))(zero)
+
+
+def _unframe(env: Env, x: Array, x_ref: Array, dx: Array) -> Array:
+    """The inverse: ∂((x_ref ⊕ (dx + δ)) ⊖ x)/∂δ with x = x_ref ⊕ dx."""
+    return jax.jacfwd(lambda delta: env.minus(env.plus(x_ref, dx + delta), x))(jnp.zeros_like(dx))
+
+
+def _congruent(turn: Array, cov: Array) -> Array:
+    return jax.vmap(symmetrise)(turn @ cov @ jnp.swapaxes(turn, 1, 2))
+
+
+def _blank(env: Env, x0: Array) -> Model:
+    """A model of nothing, of the right shapes."""
+    T = env.horizon
+
+    def build() -> Model:
+        xs, us = jnp.broadcast_to(x0[None], (T + 1, env.nx)), jnp.zeros((T, env.nu), x0.dtype)
+        local = LinearDynamics(
+            jnp.zeros((T, env.ndx, env.ndx)),
+            jnp.zeros((T, env.ndx, env.nu)),
+            jnp.zeros((T + 1, env.ny, env.ndx)),
+            jnp.zeros((T + 1, env.ny, env.nu)),
+        )
+        cost = quadratise(env, xs, us, jnp.zeros((T + 1, env.ny), x0.dtype), local)
+        noise = jnp.zeros((T, env.ndx, env.ndx))
+        return Model(local, cost, noise, Gaussian(jnp.zeros(env.ndx), jnp.eye(env.ndx)))
+
+    shapes = jax.eval_shape(build)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, x0.dtype), shapes)

@@ -16,7 +16,7 @@ from envs.mujoco import engine
 from gps.types import Env
 
 TEACHER = {"horizon": 60, "initial_iterations": 30}
-STUDENT = {"hidden": (100, 100)}
+STUDENT = {"hidden": (100, 100), "covariance": "labels"}
 ASSET = Path(__file__).parent / "assets" / "obstacle.xml"
 SUBSTEPS = 5
 GOAL = (3.0, 0.0)

@@ -17,7 +17,7 @@ from envs.mujoco import engine
 from gps.types import Env
 
 TEACHER = {"horizon": 20, "initial_iterations": 20}
-STUDENT = {"hidden": (100, 100)}
+STUDENT = {"hidden": (100, 100), "covariance": "labels"}
 ASSET = Path(__file__).parent / "assets" / "peg.xml"
 SUBSTEPS = 5
 START = (0.1, 0.1, -1.54, -1.7, 1.54, -0.2, 0.0)

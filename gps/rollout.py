@@ -5,14 +5,23 @@ from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
+from gps.linalg import cholesky
 from gps.types import Limits, LinearGaussian, Status, Trajectory
 
 if TYPE_CHECKING:
-    from gps.types import Cost, Env, FinalCost
+    from gps.types import Cost, Env, FinalCost, Student
 
-__all__ = ["clip_control", "closed_loop", "guard_step", "open_loop", "trajectory_costs"]
+__all__ = [
+    "clip_control",
+    "closed_loop",
+    "guard_step",
+    "observations",
+    "open_loop",
+    "student_rollout",
+    "trajectory_costs",
+]
 
 
 def closed_loop(
@@ -85,3 +94,54 @@ def open_loop(env: "Env", x0: Float[Array, " nx"], us: Float[Array, "T nu"]) -> 
     return LinearGaussian(
         xs, us, jnp.zeros((T, env.nu, env.ndx), us.dtype), jnp.zeros((T, env.nu, env.nu), us.dtype)
     )
+
+
+def student_rollout(env: "Env", student: "Student") -> Callable[..., tuple[Trajectory, PyTree]]:
+    """(key, variables, x0, scale) → (Trajectory, observations [T, …]) with the student at the controls.
+
+    `scale` is that of its noise: 1 for actions drawn from its distribution, 0 for their modes. A control that is
+    not finite counts as `Status.DIVERGED`, and the state is held from there on, as in `Env.rollout`.
+    """
+    step = guard_step(env.step)
+
+    def rollout(key: Array, variables: PyTree, x0: Array, scale: Array | float) -> tuple[Trajectory, PyTree]:
+        memory_key, life = jax.random.split(key)
+
+        def advance(carry: tuple, key: Array) -> tuple[tuple, tuple]:
+            x, status, memory, student_carry, u_prev = carry
+            observe_key, noise_key = jax.random.split(key)
+            obs, memory = env.observer.observe(observe_key, memory, x, env.sense(x, u_prev), u_prev)
+            dist, student_carry = student.apply(variables, obs, student_carry)
+            noise = scale * jax.random.normal(noise_key, u_prev.shape, x.dtype)
+            wanted = dist.mode().astype(x.dtype) + cholesky(dist.cov.astype(x.dtype)) @ noise
+            finite = jnp.all(jnp.isfinite(wanted))
+            u = clip_control(jnp.where(finite, wanted, jnp.zeros_like(wanted)), env.limits)
+            x_next, code = step(x, u)
+            code = jnp.where(finite, code, Status.DIVERGED)
+            status = jnp.where(status == Status.OK, code, status)
+            x_next = jnp.where(status == Status.OK, x_next, x)
+            return (x_next, status, memory, student_carry, u), (x, u, obs)
+
+        rest = jnp.zeros(env.nu, x0.dtype)
+        first = (x0, jnp.int32(Status.OK), env.observer.init(memory_key), student.initial_carry(), rest)
+        (x_last, status, *_), (xs, us, obs) = jax.lax.scan(advance, first, jax.random.split(life, env.horizon))
+        xs = jnp.concatenate([xs, x_last[None]])
+        ys = jax.vmap(env.sense)(xs, jnp.concatenate([us, rest[None]]))
+        costs = trajectory_costs(env.cost, env.final_cost, xs, us, ys)
+        return Trajectory(xs, us, ys, costs, status), obs
+
+    return rollout
+
+
+def observations(env: "Env", key: Array, xs: Float[Array, "T+1 nx"], us: Float[Array, "T nu"]) -> PyTree:
+    """What a student would have seen along a trajectory, [T, …]."""
+    memory_key, life = jax.random.split(key)
+    before = jnp.concatenate([jnp.zeros_like(us[:1]), us[:-1]])
+    ys = jax.vmap(env.sense)(xs[:-1], before)
+
+    def look(memory: PyTree, knot: tuple) -> tuple[PyTree, PyTree]:
+        obs, memory = env.observer.observe(knot[0], memory, *knot[1:])
+        return memory, obs
+
+    knots = (jax.random.split(life, us.shape[0]), xs[:-1], ys, before)
+    return jax.lax.scan(look, env.observer.init(memory_key), knots)[1]

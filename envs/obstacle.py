@@ -37,7 +37,7 @@ def obstacle(horizon: int = 200) -> Env:
 
     def define(y0: Float[Array, ""]) -> Task:
         return Task(
-            cost=lambda x, u, y, t: 1e-3 * jnp.sum(u**2) + distance_cost(way(x)),
+            cost=lambda x, u, y, t: 0.5 * jnp.sum(u**2) + distance_cost(way(x)),
             final_cost=lambda x, y: LAST * distance_cost(way(x)),
             init=lambda key: jnp.zeros(4).at[1].set(y0),
             observe=lambda x, y: x,

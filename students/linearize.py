@@ -40,6 +40,7 @@ def linearise(env: Env, student: Student) -> Callable[[PyTree, Float[Array, "T n
             return mean, (mean, dist.cov.astype(x.dtype))
 
         K, (mean, cov) = jax.jacfwd(act, has_aux=True)(jnp.zeros(env.ndx, x.dtype))
-        return LinearGaussian(x, mean, K, cov)
+        moves = (mean > jnp.asarray(env.limits.low, x.dtype)) & (mean < jnp.asarray(env.limits.high, x.dtype))
+        return LinearGaussian(x, mean, jnp.where(moves[:, None], K, 0), cov)
 
     return lambda variables, xs: jax.vmap(one, (None, 0))(variables, xs)

@@ -21,6 +21,7 @@ from gps.algorithms.guided import (
 from gps.conditions import Conditions, held_out, training_conditions
 from gps.placement import cpu_jit, student_jit
 from gps.types import Algorithm, Env, KLTerm, LinearGaussian, LocalTeacher, Status, Student, Trajectory
+from teachers.controllers import recenter
 from students.fit import FitState, adam, fit
 from students.linearize import linearise
 from students.losses import kl, label_covariance
@@ -66,11 +67,14 @@ def mdgps(
     learning_rate: float = 1e-3,
     jitter: float = 1.0,
     copies: int = 3,
+    floor: float = 0.3,
     test_conditions: int = 8,
 ) -> Algorithm:
     """TODO."""
     M_bounds = multipliers
-    optimizer = adam(learning_rate)
+    import optax
+    decay = optax.cosine_decay_schedule(learning_rate, updates // 2)
+    optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(lambda count: decay(jnp.maximum(count % updates - updates // 2, 0))))
     fitter = fit(student, kl(covariance=False), optimizer, batch_size=batch_size, updates=updates)
     improve_student = student_jit(fitter.run)
     T = env.horizon
@@ -121,7 +125,8 @@ def mdgps(
             return jnp.sum(jnp.where(sound, away**2, 0), axis=0) / jnp.maximum(jnp.sum(sound) - 1, 1)
 
         var = batched(env, make_teacher, spread)(state.conditions.context, paths)
-        std = jitter * jnp.sqrt(jnp.mean(var, axis=0))
+        mean = jnp.mean(var, axis=0)
+        std = jitter * jnp.sqrt(jnp.maximum(mean, floor**2 * jnp.mean(mean, axis=0, keepdims=True)))
 
         def one(bound: Env, teacher: LocalTeacher, key: Array, local: PyTree, paths: Trajectory) -> Any:
             return labelled(bound, key, teacher.controller(local), paths, std, copies)
@@ -137,7 +142,9 @@ def mdgps(
     @cpu_jit
     def control_step(state: MDGPSState, local: PyTree, paths: Trajectory, variables: PyTree) -> tuple:
         def one(bound: Env, teacher: LocalTeacher, local: PyTree, paths: Trajectory, multiplier: Array, before: Array, predicted: Array) -> tuple:
-            student_now = linearise(bound, student)(variables, mean_path(bound, paths))
+            middle = mean_path(bound, paths)
+            each = jax.vmap(lambda xs: recenter(linearise(bound, student)(variables, xs), middle, bound.minus, bound.plus))(paths.xs[:, :-1])
+            student_now = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
             now = teacher.expected_cost(local, student_now)
             sampled = jnp.mean(jnp.sum(paths.costs, axis=1))
             actual = {
@@ -149,7 +156,10 @@ def mdgps(
             if step_rule != "none":
                 multiplier = adjust(multiplier, before, predicted, actual, M_bounds)
             bound_now = epsilon * T * multiplier
-            local, info = teacher.improve(local, (KLTerm(student_now, bound=bound_now),))
+            near, info = teacher.improve(local, (KLTerm(student_now, bound=bound_now),))
+            alone, other = teacher.improve(local, (KLTerm(teacher.controller(local), bound=bound_now),))
+            solved = info["status"] <= 1
+            local = jax.tree.map(lambda a, b: jnp.where(solved, a, b), near, alone)
             foreseen = teacher.expected_cost(local, teacher.controller(local))
             info = {"kl": jnp.sum(info["kl"]), "kl_bound": bound_now, "eta": info["eta"][0], "status": info["status"]}
             return local, multiplier, now, foreseen, info | {"sampled": sampled}

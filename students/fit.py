@@ -54,7 +54,11 @@ class _Progress(NamedTuple):
 
 
 def adam(
-    learning_rate: float = 1e-3, updates: int | None = None, decay: float = 0.3, clip: float = 10.0
+    learning_rate: float = 1e-3,
+    updates: int | None = None,
+    decay: float = 0.3,
+    clip: float = 10.0,
+    periodic: bool = False,
 ) -> optax.GradientTransformation:
     """Adam on clipped gradients, with a learning rate that falls to 0 in the last share of the updates.
 
@@ -63,6 +67,7 @@ def adam(
         updates: number of updates over the whole life of the optimiser (all runs together); None: no decay.
         decay: share of `updates`, at their end, over which the rate falls along a half cosine.
         clip: largest global norm of a gradient.
+        periodic: begin the schedule anew after every `updates` instead, for runs on data that move.
     """
     if updates is None:
         return optax.chain(optax.clip_by_global_norm(clip), optax.adam(learning_rate))
@@ -71,7 +76,11 @@ def adam(
         [optax.constant_schedule(learning_rate), optax.cosine_decay_schedule(learning_rate, last)],
         [updates - last],
     )
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adam(schedule))
+
+    def anew(count: Array) -> Array:
+        return schedule(count % updates)
+
+    return optax.chain(optax.clip_by_global_norm(clip), optax.adam(anew if periodic else schedule))
 
 
 def fit(

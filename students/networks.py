@@ -14,7 +14,7 @@ from gps.gaussian import Gaussian
 from gps.types import Limits, Student
 from students.normalise import Moments, initial_moments, merge, normalise
 
-__all__ = ["ACTIVATIONS", "mlp", "set_covariance"]
+__all__ = ["ACTIVATIONS", "mlp", "set_covariance", "takes_covariance"]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "elu": nn.elu,
@@ -116,6 +116,11 @@ def mlp(
     return Student(init, tuple, apply, apply_sequence, observe_statistics)
 
 
+def takes_covariance(variables: tuple[PyTree, Moments]) -> bool:
+    """Whether this student's covariance is to be set (`set_covariance`), not learned."""
+    return "cov" in variables[0]
+
+
 def set_covariance(variables: tuple[PyTree, Moments], cov: Float[Array, "nu nu"]) -> tuple[PyTree, Moments]:
     """The same student with action covariance `cov`, e.g. `students.label_covariance(dataset)`.
 
@@ -123,7 +128,7 @@ def set_covariance(variables: tuple[PyTree, Moments], cov: Float[Array, "nu nu"]
         ValueError: if the student learns its covariance (it was not made with covariance='labels').
     """
     params, moments = variables
-    if "cov" not in params:
+    if not takes_covariance(variables):
         raise ValueError("this student learns its covariance; make it with covariance='labels' to set one")
     if params["cov"].shape != cov.shape:
         raise ValueError(f"the student's covariance has shape {params['cov'].shape}, got {cov.shape}")

@@ -1,34 +1,51 @@
-"""What the guided policy search methods have in common: rollouts per condition, labels, step sizes, trials.
+"""What the guided policy search methods have in common: M conditions, N rollouts of T control steps in each.
 
-M conditions, N rollouts each, T control steps. A method's own file says in which order these are used.
+The phases in a paper's words: roll out and let the local teachers learn (`explore`), make each better within
+reach of the student (`improve_near`, the C-step), teach the student (`gps.algorithms.supervise`, the S-step).
+A method's own file says in which order, and what ties the two together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from gps.conditions import Conditions
-from gps.gaussian import inverse_spd
 from gps.linalg import cholesky
-from gps.rollout import observations, student_rollout
-from gps.types import Dataset, Env, LinearGaussian, LocalTeacher, Status, Student, Trajectory
+from gps.rollout import student_rollout
+from gps.types import Env, KLTerm, LinearGaussian, LocalTeacher, Status, Student, Trajectory
+from students.linearize import linearise
+from teachers.controllers import recenter
 
 __all__ = [
+    "COUNTED",
+    "STEP_RULES",
     "StepRule",
     "adjust",
-    "along",
     "batched",
-    "labelled",
+    "counted",
+    "explore",
+    "improve_near",
+    "last_metrics",
     "mean_path",
-    "roll_controllers",
-    "roll_student",
+    "student_controller",
     "trial",
 ]
 
 StepRule = Literal["none", "classic", "global", "mc"]
+STEP_RULES = ("none", "classic", "global", "mc")
+
+COUNTED = {
+    "rollouts": "episodes in the simulator while training, trials left out",
+    "simulator_steps": "control steps of these",
+    "trial_rollouts": "noise-free episodes of the student that choose the iterate to keep, or only measure",
+    "lost_rollouts": "rollouts that diverged and were left out",
+    "samples": "labelled states that the student learns from, moved copies included",
+    "gradient_updates": "steps of the optimiser",
+}
+"""What a run spends. An iteration's info has each of them, and the sum since the start as `total_…`."""
 
 
 def batched(
@@ -43,28 +60,70 @@ def batched(
     return jax.vmap(one)
 
 
-def roll_controllers(
+# --------------------------------------------------------------------------------------- rollouts
+
+
+def explore(
+    env: Env,
+    make_teacher: Callable[[Env], LocalTeacher],
+    samples: int,
+    student: Student | None = None,
+) -> Callable[..., tuple[PyTree, Trajectory, dict[str, Array]]]:
+    """(key, conditions, local teachers [M], variables, student drives) → (teachers, rollouts [M, N], info).
+
+    Rolls out `samples` times per condition, with noise, and lets the teachers learn from it. Without a `student`
+    the last two arguments are not read. `info` has the sum of the rollouts' costs, the figures of merit of
+    their last states and how many were lost, per condition.
+    """
+
+    def one(
+        bound: Env, teacher: LocalTeacher, key: Array, x0: Array, local: PyTree, variables: PyTree, own: Array
+    ) -> tuple[PyTree, Trajectory, dict[str, Array]]:
+        roll_key, learn_key = jax.random.split(key)
+        paths = _roll_controller(bound, roll_key, teacher.controller(local), x0, samples)
+        if student is not None:
+            drive = student_rollout(bound, student)
+            keys = jax.random.split(roll_key, samples)
+            driven = jax.vmap(lambda k: drive(k, variables, x0, 1.0)[0])(keys)
+            paths = jax.tree.map(lambda a, b: jnp.where(own, a, b), driven, paths)
+        local, info = teacher.learn(learn_key, local, paths)
+        ends = jax.vmap(lambda path: last_metrics(bound, path))(paths)
+        info = {"lost": info["lost"], "cost": jnp.sum(paths.costs, axis=1), "metrics": ends}
+        return local, paths, info
+
+    def run(
+        key: Array, conditions: Conditions, local: PyTree, variables: PyTree = (), own: Array | bool = False
+    ) -> tuple[PyTree, Trajectory, dict[str, Array]]:
+        M = conditions.x0.shape[0]
+        over = batched(
+            env, make_teacher, lambda bound, teacher, *rows: one(bound, teacher, *rows, variables, own)
+        )
+        return over(conditions.context, jax.random.split(key, M), conditions.x0, local)
+
+    return run
+
+
+def _roll_controller(
     env: Env, key: Array, controller: LinearGaussian, x0: Float[Array, " nx"], number: int
 ) -> Trajectory:
-    """[N] rollouts of a linear-Gaussian controller in one condition."""
+    """[N] rollouts of a linear-Gaussian controller."""
     L = jax.vmap(cholesky)(controller.cov)
     draws = jax.random.normal(key, (number, *controller.us.shape), controller.us.dtype)
     noise = jnp.einsum("tij,ntj->nti", L, draws)
     return jax.vmap(env.rollout, (None, None, 0))(x0, controller, noise)
 
 
-def roll_student(
-    env: Env, student: Student, key: Array, variables: PyTree, x0: Float[Array, " nx"], number: int
-) -> Trajectory:
-    """[N] rollouts of the student with its noise in one condition."""
-    run = student_rollout(env, student)
-    return jax.vmap(lambda k: run(k, variables, x0, 1.0)[0])(jax.random.split(key, number))
+def last_metrics(env: Env, trajectory: Trajectory) -> dict[str, Array]:
+    """Figures of merit of the state that a trajectory ends in."""
+    if env.metrics is None:
+        return {}
+    return env.metrics(trajectory.xs[-1], jnp.zeros_like(trajectory.us[-1]))
 
 
 def mean_path(env: Env, trajectories: Trajectory) -> Float[Array, "T nx"]:
-    """Mean of the sound rollouts of one condition, on the state's manifold."""
-    sound = (trajectories.status == Status.OK).astype(trajectories.us.dtype)
-    share = sound / jnp.maximum(jnp.sum(sound), 1)
+    """Mean of the sound rollouts of one condition, on the state's manifold; of all, where none is sound."""
+    sound = _sound(trajectories)
+    share = sound / jnp.sum(sound)
 
     def mean(xs: Float[Array, "N nx"]) -> Array:
         ref = xs[jnp.argmax(sound)]
@@ -73,58 +132,51 @@ def mean_path(env: Env, trajectories: Trajectory) -> Float[Array, "T nx"]:
     return jax.vmap(mean, in_axes=1)(trajectories.xs[:, :-1])
 
 
-def along(env: Env, controller: LinearGaussian, xs: Float[Array, "T nx"]) -> Float[Array, "T nu"]:
-    """The controller's mean at other states."""
-    return jax.vmap(lambda x, c: c.us + c.K @ env.minus(x, c.xs))(xs, controller)
+def _sound(trajectories: Trajectory) -> Float[Array, " N"]:
+    sound = (trajectories.status == Status.OK).astype(trajectories.us.dtype)
+    return jnp.where(jnp.any(sound > 0), sound, jnp.ones_like(sound))
 
 
-def labelled(
-    env: Env,
-    key: Array,
-    controller: LinearGaussian,
-    trajectories: Trajectory,
-    jitter: Float[Array, "T ndx"],
-    copies: int,
-) -> Dataset:
-    """Rows [(1 + copies) N T] of one condition: the states of N rollouts, labelled by `controller`.
+# ----------------------------------------------------------------------------------------- C-step
 
-    Each state comes again `copies` times, moved by N(0, diag(jitter²)): the controller's feedback says what to
-    do there. Rollouts that diverged have weight 0. The context is fixed, hence `key` empty.
+
+def student_controller(
+    env: Env, student: Student
+) -> Callable[[PyTree, Trajectory], LinearGaussian]:
+    """(variables, rollouts [N]) → π̄, the student as a linear-Gaussian controller around their mean.
+
+    The mean over the rollouts of the student linearised along each: gains that act on the states which really
+    occur. Along one path alone a network's derivative can be wild in directions that no data bound, and its
+    closed loop then explodes in any model.
     """
-    N, T = trajectories.us.shape[:2]
-    observe_key, move_key = jax.random.split(key)
-    precision = jax.vmap(inverse_spd)(controller.cov)
+    along = linearise(env, student)
 
-    def one(key: Array, moved: Array, trajectory: Trajectory) -> Dataset:
-        xs = jax.vmap(env.plus)(trajectory.xs[:-1], moved)
-        obs = observations(env, key, jnp.concatenate([xs, xs[-1:]]), trajectory.us)
-        steps = jnp.arange(T, dtype=jnp.int32)
-        sound = trajectory.status == Status.OK
-        flag, number = jnp.zeros(T, bool), jnp.zeros(T, jnp.float32)
-        return Dataset(
-            obs=obs,
-            x=xs,
-            t=steps,
-            key=(),
-            action=trajectory.us,
-            log_prob=number,
-            behaviour=jnp.zeros_like(steps),
-            mean=along(env, controller, xs),
-            precision=precision,
-            cost=trajectory.costs[:-1],
-            first=steps == 0,
-            terminated=flag,
-            truncated=steps == T - 1,
-            weight=jnp.broadcast_to(sound, (T,)).astype(jnp.float32),
-            next_slot=(),
-        )
+    def run(variables: PyTree, paths: Trajectory) -> LinearGaussian:
+        middle, sound = mean_path(env, paths), _sound(paths)
+        share = sound / jnp.sum(sound)
 
-    rounds = 1 + copies
-    draws = jax.random.normal(move_key, (rounds, N, T, env.ndx), jitter.dtype) * jitter[None, None]
-    moved = draws.at[0].set(0).reshape(rounds * N, T, env.ndx)
-    again = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * rounds), trajectories)
-    rows = jax.vmap(one)(jax.random.split(observe_key, rounds * N), moved, again)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
+        def one(xs: Array) -> LinearGaussian:
+            return recenter(along(variables, xs), middle, env.minus, env.plus)
+
+        each = jax.vmap(one)(paths.xs[:, :-1])
+        mean = jax.tree.map(lambda leaf: jnp.tensordot(share, leaf, axes=1), each)
+        return mean._replace(xs=middle)
+
+    return run
+
+
+def improve_near(
+    teacher: LocalTeacher, local: PyTree, terms: Sequence[KLTerm], bound: Array
+) -> tuple[PyTree, dict[str, Array]]:
+    """`teacher.improve` with `terms`; where that has no answer, within `bound` of the teacher's own controller.
+
+    A student whose closed loop explodes in the fitted dynamics leaves no η to be found; the local teacher then
+    improves on what it did itself. `info["status"]` is that of the first try.
+    """
+    near, info = teacher.improve(local, tuple(terms))
+    alone, _ = teacher.improve(local, (KLTerm(teacher.controller(local), bound=bound),))
+    solved = info["status"] <= 1
+    return jax.tree.map(lambda a, b: jnp.where(solved, a, b), near, alone), info
 
 
 def adjust(
@@ -137,7 +189,7 @@ def adjust(
 
     Args:
         multiplier: now.
-        before: expected cost of the policy that the last step began at.
+        before: expected cost of the policy that the last step began at; not finite before the first step.
         predicted: what the last step was to lead to, by the model that it was made with.
         actual: what it led to.
         bounds: least and largest multiplier.
@@ -145,8 +197,11 @@ def adjust(
     foreseen, came = before - predicted, before - actual
     least = 1e-4 * jnp.abs(foreseen) + jnp.finfo(foreseen.dtype).tiny
     factor = jnp.clip(foreseen / (2 * jnp.maximum(least, foreseen - came)), 0.1, 5.0)
-    known = jnp.isfinite(factor) & jnp.isfinite(foreseen)
+    known = jnp.isfinite(factor) & jnp.isfinite(foreseen) & jnp.isfinite(came)
     return jnp.clip(multiplier * jnp.where(known, factor, 1.0), *bounds)
+
+
+# ----------------------------------------------------------------------------------------- trials
 
 
 def trial(
@@ -157,13 +212,14 @@ def trial(
     def one(context: PyTree, x0: Array, variables: PyTree) -> tuple[Array, dict[str, Array]]:
         bound = env.bind(context)
         path, _ = student_rollout(bound, student)(jax.random.key(0), variables, x0, 0.0)
-        return jnp.sum(path.costs), last_metrics(bound, path)
+        lost = path.status != Status.OK
+        return jnp.where(lost, jnp.inf, jnp.sum(path.costs)), last_metrics(bound, path)
 
     return lambda conditions, variables: jax.vmap(one, (0, 0, None))(*conditions, variables)
 
 
-def last_metrics(env: Env, trajectory: Trajectory) -> dict[str, Array]:
-    """Figures of merit of the state that a trajectory ends in."""
-    if env.metrics is None:
-        return {}
-    return env.metrics(trajectory.xs[-1], jnp.zeros_like(trajectory.us[-1]))
+def counted(totals: dict[str, Int[Array, ""]], **spent: Array | int) -> tuple[dict, dict]:
+    """(totals with what was `spent` added, the entries of an iteration's info)."""
+    now = {name: int(spent.get(name, 0)) for name in COUNTED}
+    totals = {name: total + now[name] for name, total in totals.items()}
+    return totals, now | {f"total_{name}": total for name, total in totals.items()}

@@ -1,5 +1,6 @@
 """MDGPS: guided policy search as approximate mirror descent (Montgomery & Levine, NIPS 2016)."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,24 +9,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from gps.algorithms.guided import (
+    COUNTED,
+    STEP_RULES,
     StepRule,
     adjust,
     batched,
-    labelled,
-    last_metrics,
-    mean_path,
-    roll_controllers,
-    roll_student,
+    counted,
+    explore,
+    improve_near,
+    student_controller,
     trial,
 )
+from gps.algorithms.supervise import Supervision, labels, supervise
 from gps.conditions import Conditions, held_out, training_conditions
-from gps.placement import cpu_jit, student_jit
-from gps.types import Algorithm, Env, KLTerm, LinearGaussian, LocalTeacher, Status, Student, Trajectory
-from teachers.controllers import recenter
-from students.fit import FitState, adam, fit
-from students.linearize import linearise
-from students.losses import kl, label_covariance
-from students.networks import set_covariance
+from gps.labels import example_row
+from gps.placement import cpu_jit
+from gps.types import Algorithm, Env, KLTerm, LocalTeacher, Student, Trajectory
+from students.fit import FitState
 
 __all__ = ["MDGPSState", "mdgps"]
 
@@ -34,20 +34,26 @@ class MDGPSState(NamedTuple):
     """All of a run."""
 
     fit: FitState
-    best: PyTree
-    """Variables of the iterate with the lowest cost so far."""
-    best_cost: Float[Array, ""]
     local: PyTree
     """State of the local teachers [M]."""
+    step: "Steps"
+    conditions: Conditions
+    best: PyTree
+    """Variables of the iterate whose trials cost least so far."""
+    best_cost: Float[Array, ""]
+    iteration: Int[Array, ""]
+    totals: dict[str, Int[Array, ""]]
+
+
+class Steps(NamedTuple):
+    """What the step rule remembers, per condition [M]."""
+
     multiplier: Float[Array, " M"]
     """Of the KL bound."""
     before: Float[Array, " M"]
-    """Expected cost of the linearised student that the last C-step began at."""
+    """Expected cost of the student that the last C-step began at, by the model of then."""
     predicted: Float[Array, " M"]
-    """And of the controller that it led to, both by the model of then."""
-    conditions: Conditions
-    iteration: Int[Array, ""]
-    totals: dict[str, Int[Array, ""]]
+    """And of the controller that it led to."""
 
 
 def mdgps(
@@ -65,159 +71,166 @@ def mdgps(
     updates: int = 4000,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
-    jitter: float = 1.0,
     copies: int = 3,
-    floor: float = 0.3,
+    jitter: float = 1.0,
     test_conditions: int = 8,
 ) -> Algorithm:
-    """TODO."""
-    M_bounds = multipliers
-    import optax
-    decay = optax.cosine_decay_schedule(learning_rate, updates // 2)
-    optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(lambda count: decay(jnp.maximum(count % updates - updates // 2, 0))))
-    fitter = fit(student, kl(covariance=False), optimizer, batch_size=batch_size, updates=updates)
-    improve_student = student_jit(fitter.run)
-    T = env.horizon
-    try_out = trial(env, student)
+    """Local teachers improve within reach of the student, the student imitates them, in turns.
+
+    C-step: min_p E_p[Σ c] with KL(p ‖ π̄) ≤ ε T · multiplier, π̄ the student as a linear-Gaussian controller. S-step:
+    min_θ Σ KL(π_θ ‖ p). The first rollouts are those of the teachers' first controllers, and the student is
+    fitted to these before the first C-step.
+
+    The multiplier of each condition goes by the improvement that was foreseen and the one that came: the
+    expected cost, by the new model, of the controller itself ('classic') or of the student that was fitted to
+    it ('global'), or the mean cost of its rollouts ('mc'); 'none' leaves it at 1.
+
+    Beyond the paper: labels on moved states (`gps.algorithms.supervise.labels`), the student linearised over
+    all rollouts (`student_controller`), local teachers that fall back on themselves (`improve_near`), and the
+    policy handed out is the iterate whose noise-free trials in the training conditions cost least.
+
+    Args:
+        env: the task.
+        make_teacher: Env → LocalTeacher, called on the env bound to a condition's context.
+        student: the policy.
+        on_policy: whether rollouts are the student's own, rather than the local controllers'.
+        step_rule: none, classic, global or mc.
+        epsilon: KL bound, nats per control step.
+        multipliers: least and largest multiplier of the bound.
+        conditions: how many to draw at random; the task's own set by default.
+        samples: rollouts per condition and iteration.
+        iterations: planned; nothing depends on it.
+        updates: gradient updates per S-step.
+        batch_size: labels per update.
+        learning_rate: of Adam, falling to 0 within each S-step.
+        copies: moved copies of each state that is labelled.
+        jitter: how far they are moved, in standard deviations of the rollouts.
+        test_conditions: others, on which the student is tried after each iteration; training never sees them.
+
+    Raises:
+        ValueError: settings that cannot work, or a task without conditions of its own and none asked for.
+    """
+    del iterations
+    _check(epsilon, multipliers, samples, step_rule)
+    settings = Supervision(updates, batch_size, learning_rate, copies, jitter)
+    s_step = supervise(student, settings)
+    label, try_out = cpu_jit(labels(env, settings)), trial(env, student)
+    roll_out = cpu_jit(explore(env, make_teacher, samples, student if on_policy else None))
+    controllers = cpu_jit(batched(env, make_teacher, lambda bound, teacher, local: teacher.controller(local)))
 
     @cpu_jit
     def init(key: Key[Array, ""]) -> MDGPSState:
-        condition_key, teacher_key, student_key, fit_key = jax.random.split(key, 4)
+        condition_key, teacher_key, fit_key, row_key = jax.random.split(key, 4)
         starts = training_conditions(env, condition_key, conditions)
-        M = starts.x0.shape[0]
-        begin = batched(env, make_teacher, lambda bound, teacher, k, x: teacher.init(k, x))
+        M, dtype = starts.x0.shape[0], starts.x0.dtype
+        begin = batched(env, make_teacher, lambda bound, teacher, key, x0: teacher.init(key, x0))
         local = begin(starts.context, jax.random.split(teacher_key, M), starts.x0)
-        bound = env.bind(jax.tree.map(lambda leaf: leaf[0], starts.context))
-        x0 = starts.x0[0]
-        rest = jnp.zeros(env.nu, x0.dtype)
-        obs, _ = bound.observer.observe(key, bound.observer.init(key), x0, bound.sense(x0, rest), rest)
-        fitted = fitter.init(fit_key, student.init(student_key, obs))
-        inf = jnp.full(M, jnp.inf, x0.dtype)
-        zero = jnp.int32(0)
-        totals = {name: zero for name in ("rollouts", "simulator_steps", "samples", "gradient_updates", "lost_rollouts")}
-        return MDGPSState(fitted, fitted.variables, inf[0], local, jnp.ones(M, x0.dtype), inf, inf, starts, zero, totals)
-
-    @cpu_jit
-    def collect(key: Array, state: MDGPSState) -> tuple[PyTree, Trajectory, dict]:
-        """Rollouts of the local controllers, and what the local teachers learn from them."""
-
-        def one(bound: Env, teacher: LocalTeacher, key: Array, x0: Array, local: PyTree) -> tuple:
-            roll_key, learn_key = jax.random.split(key)
-            driven = jnp.asarray(on_policy) & (state.iteration > 0)
-            by_local = roll_controllers(bound, roll_key, teacher.controller(local), x0, samples)
-            if on_policy:
-                own = roll_student(bound, student, roll_key, state.fit.variables, x0, samples)
-                by_local = jax.tree.map(lambda a, b: jnp.where(driven, a, b), own, by_local)
-            local, info = teacher.learn(learn_key, local, by_local)
-            return local, by_local, info | last_metrics_mean(bound, by_local)
-
-        M = state.multiplier.shape[0]
-        return batched(env, make_teacher, one)(
-            state.conditions.context, jax.random.split(key, M), state.conditions.x0, state.local
+        fitted = s_step.init(fit_key, example_row(env, row_key))
+        unknown = jnp.full(M, jnp.inf, dtype)
+        steps, zero = Steps(jnp.ones(M, dtype), unknown, unknown), jnp.int32(0)
+        worst = jnp.asarray(jnp.inf, dtype)
+        return MDGPSState(
+            fitted, local, steps, starts, fitted.variables, worst, zero, {name: zero for name in COUNTED}
         )
 
     @cpu_jit
-    def label(key: Array, state: MDGPSState, local: PyTree, paths: Trajectory) -> Any:
-        def spread(bound: Env, teacher: LocalTeacher, paths: Trajectory) -> Array:
-            middle = mean_path(bound, paths)
-            sound = (paths.status == Status.OK)[:, None, None]
-            away = jax.vmap(jax.vmap(bound.minus), (0, None))(paths.xs[:, :-1], middle)
-            return jnp.sum(jnp.where(sound, away**2, 0), axis=0) / jnp.maximum(jnp.sum(sound) - 1, 1)
+    def c_step(state: MDGPSState, local: PyTree, paths: Trajectory, variables: PyTree) -> tuple:
+        def one(bound: Env, teacher: LocalTeacher, local: PyTree, paths: Trajectory, last: Steps) -> tuple:
+            pi = student_controller(bound, student)(variables, paths)
+            expect = teacher.expected_cost
+            before = jnp.inf if expect is None else expect(local, pi)
+            rule = step_rule if expect is not None else "none"
+            multiplier = last.multiplier
+            if rule != "none" and expect is not None:
+                actual = {
+                    "classic": lambda: expect(local, teacher.controller(local)),
+                    "global": lambda: before,
+                    "mc": lambda: jnp.mean(jnp.sum(paths.costs, axis=1)),
+                }[rule]()
+                multiplier = adjust(multiplier, last.before, last.predicted, actual, multipliers)
+            limit = epsilon * env.horizon * multiplier
+            local, info = improve_near(teacher, local, [KLTerm(pi, bound=limit)], limit)
+            predicted = jnp.inf if expect is None else expect(local, teacher.controller(local))
+            info = {
+                "kl": jnp.sum(info["kl"]),
+                "kl_bound": limit,
+                "eta": jnp.mean(info["eta"]),
+                "failed_solves": info["status"] > 1,
+            }
+            return local, Steps(multiplier, *map(jnp.asarray, (before, predicted))), info
 
-        var = batched(env, make_teacher, spread)(state.conditions.context, paths)
-        mean = jnp.mean(var, axis=0)
-        std = jitter * jnp.sqrt(jnp.maximum(mean, floor**2 * jnp.mean(mean, axis=0, keepdims=True)))
-
-        def one(bound: Env, teacher: LocalTeacher, key: Array, local: PyTree, paths: Trajectory) -> Any:
-            return labelled(bound, key, teacher.controller(local), paths, std, copies)
-
-        M = state.multiplier.shape[0]
-        rows = batched(env, make_teacher, one)(
-            state.conditions.context, jax.random.split(key, M), local, paths
-        )
-        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
-        single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, flat)
-        return single._replace(next_slot=jnp.int32(0))
-
-    @cpu_jit
-    def control_step(state: MDGPSState, local: PyTree, paths: Trajectory, variables: PyTree) -> tuple:
-        def one(bound: Env, teacher: LocalTeacher, local: PyTree, paths: Trajectory, multiplier: Array, before: Array, predicted: Array) -> tuple:
-            middle = mean_path(bound, paths)
-            each = jax.vmap(lambda xs: recenter(linearise(bound, student)(variables, xs), middle, bound.minus, bound.plus))(paths.xs[:, :-1])
-            student_now = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), each)
-            now = teacher.expected_cost(local, student_now)
-            sampled = jnp.mean(jnp.sum(paths.costs, axis=1))
-            actual = {
-                "none": predicted,
-                "classic": teacher.expected_cost(local, teacher.controller(local)),
-                "global": now,
-                "mc": sampled,
-            }[step_rule]
-            if step_rule != "none":
-                multiplier = adjust(multiplier, before, predicted, actual, M_bounds)
-            bound_now = epsilon * T * multiplier
-            near, info = teacher.improve(local, (KLTerm(student_now, bound=bound_now),))
-            alone, other = teacher.improve(local, (KLTerm(teacher.controller(local), bound=bound_now),))
-            solved = info["status"] <= 1
-            local = jax.tree.map(lambda a, b: jnp.where(solved, a, b), near, alone)
-            foreseen = teacher.expected_cost(local, teacher.controller(local))
-            info = {"kl": jnp.sum(info["kl"]), "kl_bound": bound_now, "eta": info["eta"][0], "status": info["status"]}
-            return local, multiplier, now, foreseen, info | {"sampled": sampled}
-
-        return batched(env, make_teacher, one)(
-            state.conditions.context, local, paths, state.multiplier, state.before, state.predicted
-        )
+        return batched(env, make_teacher, one)(state.conditions.context, local, paths, state.step)
 
     @cpu_jit
-    def test(state: MDGPSState, variables: PyTree) -> tuple:
-        fresh = held_out(env, jax.random.key(0x7E57), test_conditions) if test_conditions else None
-        return try_out(state.conditions, variables), None if fresh is None else try_out(fresh, variables)
-
-    def supervise(key: Array, fitted: FitState, dataset: Any) -> tuple[FitState, dict]:
-        """The S-step."""
-        fitted, info = improve_student(key, fitted, dataset)
-        variables = set_covariance(fitted.variables, label_covariance(dataset))
-        return fitted._replace(variables=variables, start=fitted.variables[1]), info
+    def test(conditions: Conditions, variables: PyTree) -> tuple[Array, dict[str, Array]]:
+        costs, ends = try_out(conditions, variables)
+        info = {"student_cost": jnp.mean(costs)} | _named("student", ends)
+        if test_conditions:
+            fresh_costs, fresh = try_out(held_out(env, jax.random.key(_TEST_SEED), test_conditions), variables)
+            info |= {"test_cost": jnp.mean(fresh_costs)} | _named("test", fresh)
+        return jnp.mean(costs), info
 
     def step(key: Key[Array, ""], state: MDGPSState) -> tuple[MDGPSState, dict[str, Any]]:
-        collect_key, first_key, label_key, fit_key = jax.random.split(key, 4)
-        local, paths, seen = collect(collect_key, state)
-        fitted = state.fit
-        if int(state.iteration) == 0:
-            fitted, _ = supervise(first_key, fitted, label(first_key, state, local, paths))
-        local, multiplier, before, predicted, c_info = control_step(state, local, paths, fitted.variables)
-        dataset = label(label_key, state, local, paths)
-        fitted, s_info = supervise(fit_key, fitted, dataset)
-        (costs, metrics), fresh = test(state, fitted.variables)
-        cost = jnp.mean(costs)
-        better = cost < state.best_cost
-        best = jax.tree.map(lambda a, b: jnp.where(better, a, b), fitted.variables, state.best)
+        roll_key, first_key, label_key, fit_key = jax.random.split(key, 4)
+        begun, starts = int(state.iteration) > 0, state.conditions
+        local, paths, seen = roll_out(roll_key, starts, state.local, state.fit.variables, on_policy and begun)
+        fitted, spent = state.fit, updates
+        if not begun:
+            now = controllers(starts.context, local)
+            fitted, _ = s_step.run(first_key, fitted, label(first_key, starts, now, paths))
+            spent += updates
+        local, steps, c_info = c_step(state, local, paths, fitted.variables)
+        data = label(label_key, starts, controllers(starts.context, local), paths)
+        fitted, s_info = s_step.run(fit_key, fitted, data)
+        cost, tried = test(starts, fitted.variables)
+        better = bool(cost < state.best_cost) or not begun
+        M = starts.x0.shape[0]
+        totals, counts = counted(
+            state.totals,
+            rollouts=M * samples,
+            simulator_steps=M * samples * env.horizon,
+            trial_rollouts=M,
+            lost_rollouts=jnp.sum(seen["lost"]),
+            samples=jnp.sum(data.weight > 0),
+            gradient_updates=spent,
+        )
         info = {
-            "local_cost": jnp.mean(c_info["sampled"]),
-            "student_cost": cost,
+            "driver_cost": jnp.mean(seen["cost"]),
+            **({} if on_policy and begun else {"teacher_cost": jnp.mean(seen["cost"])}),
+            **_named("driver", seen["metrics"]),
+            **tried,
             "kl": jnp.mean(c_info["kl"]),
             "kl_bound": jnp.mean(c_info["kl_bound"]),
-            "eta": jnp.mean(c_info["eta"]),
-            "multiplier": jnp.mean(multiplier),
-            "failed_solves": jnp.sum(c_info["status"] > 1),
-            "lost_rollouts": jnp.sum(seen["lost"]),
+            "eta": jnp.exp(jnp.mean(jnp.log(c_info["eta"]))),
+            "step_multiplier": jnp.mean(steps.multiplier),
+            "failed_solves": jnp.sum(c_info["failed_solves"]),
             "loss": s_info["loss"],
             "finite": s_info["finite"],
-            "largest_A": jnp.max(seen["largest_A"]),
+            **counts,
         }
-        info |= {f"local_{name}": jnp.mean(v) for name, v in seen["metrics"].items()}
-        info |= {f"student_{name}": jnp.mean(v) for name, v in metrics.items()}
-        if fresh is not None:
-            info |= {f"test_{name}": jnp.mean(v) for name, v in fresh[1].items()}
-            info["test_cost"] = jnp.mean(fresh[0])
-        new = MDGPSState(
-            fitted, best, jnp.minimum(cost, state.best_cost), local, multiplier, before, predicted,
-            state.conditions, state.iteration + 1, state.totals,
-        )
+        best = fitted.variables if better else state.best
+        best_cost = cost if better else state.best_cost
+        new = MDGPSState(fitted, local, steps, starts, best, best_cost, state.iteration + 1, totals)
         return new, info
 
     return Algorithm(init, step, lambda state: state.best)
 
 
-def last_metrics_mean(bound, paths):
-    return {"metrics": jax.tree.map(jnp.mean, jax.vmap(lambda p: last_metrics(bound, p))(paths))}
+_TEST_SEED = 0x7E57
+"""The held-out conditions are the same in every iteration and every run."""
+
+
+def _named(who: str, metrics: dict[str, Array]) -> dict[str, Array]:
+    """Means of figures of merit of last states, by who drove."""
+    return {f"{who}_{name}": jnp.mean(value) for name, value in metrics.items()}
+
+
+def _check(epsilon: float, multipliers: tuple[float, float], samples: int, step_rule: str) -> None:
+    if not 0 < epsilon < math.inf:
+        raise ValueError(f"epsilon, the KL bound per control step, must be positive and finite, got {epsilon}")
+    if not 0 < multipliers[0] <= multipliers[1]:
+        raise ValueError(f"multipliers must be 0 < least <= largest, got {multipliers}")
+    if samples < 1:
+        raise ValueError(f"samples per condition must be at least 1, got {samples}")
+    if step_rule not in STEP_RULES:
+        raise ValueError(f"step_rule must be one of {', '.join(STEP_RULES)}, got {step_rule!r}")

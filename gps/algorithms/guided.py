@@ -1,225 +1,209 @@
-"""What the guided policy search methods have in common: M conditions, N rollouts of T control steps in each.
+"""The loop that guided policy search methods share; they differ in what ties local teachers to the student.
 
-The phases in a paper's words: roll out and let the local teachers learn (`explore`), make each better within
-reach of the student (`improve_near`, the C-step), teach the student (`gps.algorithms.supervise`, the S-step).
-A method's own file says in which order, and what ties the two together.
+    roll out ──▶ local teachers learn ──▶ C-step: each improves ──▶ S-step: the student imitates ──▶ …
+                                             within reach of the student
+
+Rollouts, models and C-steps run on the CPU, where the engine is; the S-step on the student's device.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from gps.conditions import Conditions
-from gps.linalg import cholesky
-from gps.rollout import student_rollout
-from gps.types import Env, KLTerm, LinearGaussian, LocalTeacher, Status, Student, Trajectory
-from students.linearize import linearise
-from teachers.controllers import recenter
+from gps.algorithms.phases import COUNTED, batched, counted, explore, student_controller, trial
+from gps.algorithms.supervise import Supervision, Targets, labels, supervise
+from gps.conditions import Conditions, held_out, training_conditions
+from gps.labels import example_row
+from gps.placement import cpu_jit
+from gps.types import Algorithm, Env, LinearGaussian, LocalTeacher, Student, Trajectory
+from students.fit import FitState
 
-__all__ = [
-    "COUNTED",
-    "STEP_RULES",
-    "StepRule",
-    "adjust",
-    "batched",
-    "counted",
-    "explore",
-    "improve_near",
-    "last_metrics",
-    "mean_path",
-    "student_controller",
-    "trial",
-]
-
-StepRule = Literal["none", "classic", "global", "mc"]
-STEP_RULES = ("none", "classic", "global", "mc")
-
-COUNTED = {
-    "rollouts": "episodes in the simulator while training, trials left out",
-    "simulator_steps": "control steps of these",
-    "trial_rollouts": "noise-free episodes of the student that choose the iterate to keep, or only measure",
-    "lost_rollouts": "rollouts that diverged and were left out",
-    "samples": "labelled states that the student learns from, moved copies included",
-    "gradient_updates": "steps of the optimiser",
-}
-"""What a run spends. An iteration's info has each of them, and the sum since the start as `total_…`."""
+__all__ = ["CStep", "GuidedState", "Method", "Plan", "guided"]
 
 
-def batched(
-    env: Env, make_teacher: Callable[[Env], LocalTeacher], function: Callable[..., PyTree]
-) -> Callable[..., PyTree]:
-    """`function`(bound env, its teacher, …) over conditions: (contexts [M], … [M]) → … [M]."""
+class CStep(NamedTuple):
+    """What the C-step of one condition comes to."""
 
-    def one(context: PyTree, *rows: PyTree) -> PyTree:
-        bound = env.bind(context)
-        return function(bound, make_teacher(bound), *rows)
-
-    return jax.vmap(one)
-
-
-# --------------------------------------------------------------------------------------- rollouts
+    local: PyTree
+    """The local teacher's state."""
+    memory: PyTree
+    """The method's own."""
+    targets: Targets
+    """What the student is to imitate now."""
+    info: dict[str, Array]
+    """Scalars; `failed_solves` among them. Means over conditions are shown, of counts the sum."""
 
 
-def explore(
-    env: Env,
-    make_teacher: Callable[[Env], LocalTeacher],
-    samples: int,
-    student: Student | None = None,
-) -> Callable[..., tuple[PyTree, Trajectory, dict[str, Array]]]:
-    """(key, conditions, local teachers [M], variables, student drives) → (teachers, rollouts [M, N], info).
+class Method(NamedTuple):
+    """What tells one method from another, for one condition."""
 
-    Rolls out `samples` times per condition, with noise, and lets the teachers learn from it. Without a `student`
-    the last two arguments are not read. `info` has the sum of the rollouts' costs, the figures of merit of
-    their last states and how many were lost, per condition.
+    memory: Callable[[Array], PyTree]
+    """x0 → what it remembers before the first C-step."""
+    c_step: Callable[[Env, LocalTeacher, PyTree, Trajectory, LinearGaussian, PyTree], CStep]
+    """(bound env, its teacher, teacher's state after learning, rollouts [N], the student, memory) → `CStep`."""
+    rounds: int = 1
+    """Of C-step and S-step per iteration."""
+
+
+class Plan(NamedTuple):
+    """How much of what."""
+
+    samples: int
+    """Rollouts per condition and iteration."""
+    conditions: int | None
+    """How many to draw at random; None: the task's own."""
+    test_conditions: int
+    """Others that the student is tried in after each iteration; training never sees them."""
+    on_policy: bool
+    """Whether rollouts, but the first ones, are the student's."""
+    supervision: Supervision
+
+
+class GuidedState(NamedTuple):
+    """All of a run."""
+
+    fit: FitState
+    local: PyTree
+    """State of the local teachers [M]."""
+    memory: PyTree
+    """Of the method, per condition."""
+    conditions: Conditions
+    best: PyTree
+    """Variables of the iterate whose trials cost least so far."""
+    best_cost: Float[Array, ""]
+    iteration: Int[Array, ""]
+    totals: dict[str, Int[Array, ""]]
+
+
+def guided(
+    env: Env, make_teacher: Callable[[Env], LocalTeacher], student: Student, method: Method, plan: Plan
+) -> Algorithm:
+    """Local teachers and the student improve in turns, as `method` ties them.
+
+    The first rollouts are those of the local teachers' first controllers, and the student is fitted to these
+    before the first C-step. The policy handed out is the iterate whose noise-free trials in the training
+    conditions cost least.
+
+    Raises:
+        ValueError: settings that cannot work, or a task without conditions of its own and none asked for.
     """
+    _check(env, plan)
+    s_step = supervise(student, plan.supervision)
+    label, try_out = cpu_jit(labels(env, plan.supervision)), trial(env, student)
+    roll_out = cpu_jit(explore(env, make_teacher, plan.samples, student if plan.on_policy else None))
 
-    def one(
-        bound: Env, teacher: LocalTeacher, key: Array, x0: Array, local: PyTree, variables: PyTree, own: Array
-    ) -> tuple[PyTree, Trajectory, dict[str, Array]]:
-        roll_key, learn_key = jax.random.split(key)
-        paths = _roll_controller(bound, roll_key, teacher.controller(local), x0, samples)
-        if student is not None:
-            drive = student_rollout(bound, student)
-            keys = jax.random.split(roll_key, samples)
-            driven = jax.vmap(lambda k: drive(k, variables, x0, 1.0)[0])(keys)
-            paths = jax.tree.map(lambda a, b: jnp.where(own, a, b), driven, paths)
-        local, info = teacher.learn(learn_key, local, paths)
-        ends = jax.vmap(lambda path: last_metrics(bound, path))(paths)
-        info = {"lost": info["lost"], "cost": jnp.sum(paths.costs, axis=1), "metrics": ends}
-        return local, paths, info
+    @cpu_jit
+    def init(key: Key[Array, ""]) -> GuidedState:
+        condition_key, teacher_key, fit_key, row_key = jax.random.split(key, 4)
+        starts = training_conditions(env, condition_key, plan.conditions)
+        begin = batched(env, make_teacher, lambda bound, teacher, key, x0: teacher.init(key, x0))
+        local = begin(starts.context, jax.random.split(teacher_key, starts.x0.shape[0]), starts.x0)
+        memory = jax.vmap(method.memory)(starts.x0)
+        fitted = s_step.init(fit_key, example_row(env, row_key))
+        worst, zero = jnp.asarray(jnp.inf, starts.x0.dtype), jnp.int32(0)
+        totals = {name: zero for name in COUNTED}
+        return GuidedState(fitted, local, memory, starts, fitted.variables, worst, zero, totals)
 
-    def run(
-        key: Array, conditions: Conditions, local: PyTree, variables: PyTree = (), own: Array | bool = False
-    ) -> tuple[PyTree, Trajectory, dict[str, Array]]:
-        M = conditions.x0.shape[0]
-        over = batched(
-            env, make_teacher, lambda bound, teacher, *rows: one(bound, teacher, *rows, variables, own)
+    @cpu_jit
+    def first_targets(conditions: Conditions, local: PyTree) -> Targets:
+        def one(bound: Env, teacher: LocalTeacher, local: PyTree) -> Targets:
+            controller = teacher.controller(local)
+            return Targets(controller, jnp.ones(env.horizon, controller.us.dtype))
+
+        return batched(env, make_teacher, one)(conditions.context, local)
+
+    @cpu_jit
+    def c_step(conditions: Conditions, local: PyTree, memory: PyTree, paths: Trajectory, variables: PyTree) -> CStep:
+        def one(bound: Env, teacher: LocalTeacher, local: PyTree, memory: PyTree, paths: Trajectory) -> CStep:
+            pi = student_controller(bound, student)(variables, paths)
+            return method.c_step(bound, teacher, local, paths, pi, memory)
+
+        return batched(env, make_teacher, one)(conditions.context, local, memory, paths)
+
+    @cpu_jit
+    def test(conditions: Conditions, variables: PyTree) -> tuple[Array, dict[str, Array]]:
+        costs, ends = try_out(conditions, variables)
+        info = {"student_cost": jnp.mean(costs)} | _named("student", ends)
+        if plan.test_conditions:
+            fresh = held_out(env, jax.random.key(_TEST_SEED), plan.test_conditions)
+            fresh_costs, fresh_ends = try_out(fresh, variables)
+            info |= {"test_cost": jnp.mean(fresh_costs)} | _named("test", fresh_ends)
+        return jnp.mean(costs), info
+
+    def teach(key: Array, state: FitState, starts: Conditions, targets: Targets, paths: Trajectory) -> tuple:
+        label_key, fit_key = jax.random.split(key)
+        data = label(label_key, starts, targets, paths)
+        fitted, info = s_step.run(fit_key, state, data)
+        return fitted, info | {"samples": jnp.sum(data.weight > 0)}
+
+    def step(key: Key[Array, ""], state: GuidedState) -> tuple[GuidedState, dict[str, Any]]:
+        roll_key, first_key, *round_keys = jax.random.split(key, 2 + method.rounds)
+        begun, starts = int(state.iteration) > 0, state.conditions
+        own = plan.on_policy and begun
+        local, paths, seen = roll_out(roll_key, starts, state.local, state.fit.variables, own)
+        fitted, memory, taught = state.fit, state.memory, []
+        if not begun:
+            fitted, s_info = teach(first_key, fitted, starts, first_targets(starts, local), paths)
+            taught.append(s_info)
+        improved = local
+        for round_key in round_keys:
+            improved, memory, targets, c_info = c_step(starts, local, memory, paths, fitted.variables)
+            fitted, s_info = teach(round_key, fitted, starts, targets, paths)
+            taught.append(s_info)
+        cost, tried = test(starts, fitted.variables)
+        better = bool(cost < state.best_cost) or not begun
+        M = starts.x0.shape[0]
+        totals, counts = counted(
+            state.totals,
+            rollouts=M * plan.samples,
+            simulator_steps=M * plan.samples * env.horizon,
+            trial_rollouts=M,
+            lost_rollouts=jnp.sum(seen["lost"]),
+            samples=sum(info["samples"] for info in taught),
+            gradient_updates=sum(info["updates"] for info in taught),
         )
-        return over(conditions.context, jax.random.split(key, M), conditions.x0, local)
+        spent = jnp.mean(seen["cost"])
+        info = {"driver_cost": spent} | ({} if own else {"teacher_cost": spent})
+        info |= _named("driver", seen["metrics"]) | tried
+        info |= {name: _over_conditions(name, value) for name, value in c_info.items()}
+        info |= {name: taught[-1][name] for name in ("loss", "finite")} | counts
+        best, best_cost = (fitted.variables, cost) if better else (state.best, state.best_cost)
+        return GuidedState(
+            fitted, improved, memory, starts, best, best_cost, state.iteration + 1, totals
+        ), info
 
-    return run
-
-
-def _roll_controller(
-    env: Env, key: Array, controller: LinearGaussian, x0: Float[Array, " nx"], number: int
-) -> Trajectory:
-    """[N] rollouts of a linear-Gaussian controller."""
-    L = jax.vmap(cholesky)(controller.cov)
-    draws = jax.random.normal(key, (number, *controller.us.shape), controller.us.dtype)
-    noise = jnp.einsum("tij,ntj->nti", L, draws)
-    return jax.vmap(env.rollout, (None, None, 0))(x0, controller, noise)
+    return Algorithm(init, step, lambda state: state.best)
 
 
-def last_metrics(env: Env, trajectory: Trajectory) -> dict[str, Array]:
-    """Figures of merit of the state that a trajectory ends in."""
-    if env.metrics is None:
-        return {}
-    return env.metrics(trajectory.xs[-1], jnp.zeros_like(trajectory.us[-1]))
+# ------------------------------------------------------------------------------------- internals
+
+_TEST_SEED = 0x7E57
+"""The held-out conditions are the same in every iteration and every run."""
 
 
-def mean_path(env: Env, trajectories: Trajectory) -> Float[Array, "T nx"]:
-    """Mean of the sound rollouts of one condition, on the state's manifold; of all, where none is sound."""
-    sound = _sound(trajectories)
-    share = sound / jnp.sum(sound)
-
-    def mean(xs: Float[Array, "N nx"]) -> Array:
-        ref = xs[jnp.argmax(sound)]
-        return env.plus(ref, share @ jax.vmap(env.minus, (0, None))(xs, ref))
-
-    return jax.vmap(mean, in_axes=1)(trajectories.xs[:, :-1])
+def _named(who: str, metrics: dict[str, Array]) -> dict[str, Array]:
+    """Means of figures of merit of last states, by who drove."""
+    return {f"{who}_{name}": jnp.mean(value) for name, value in metrics.items()}
 
 
-def _sound(trajectories: Trajectory) -> Float[Array, " N"]:
-    sound = (trajectories.status == Status.OK).astype(trajectories.us.dtype)
-    return jnp.where(jnp.any(sound > 0), sound, jnp.ones_like(sound))
+def _over_conditions(name: str, values: Float[Array, " M"]) -> Array:
+    return jnp.sum(values) if name == "failed_solves" else jnp.mean(values)
 
 
-# ----------------------------------------------------------------------------------------- C-step
-
-
-def student_controller(
-    env: Env, student: Student
-) -> Callable[[PyTree, Trajectory], LinearGaussian]:
-    """(variables, rollouts [N]) → π̄, the student as a linear-Gaussian controller around their mean.
-
-    The mean over the rollouts of the student linearised along each: gains that act on the states which really
-    occur. Along one path alone a network's derivative can be wild in directions that no data bound, and its
-    closed loop then explodes in any model.
-    """
-    along = linearise(env, student)
-
-    def run(variables: PyTree, paths: Trajectory) -> LinearGaussian:
-        middle, sound = mean_path(env, paths), _sound(paths)
-        share = sound / jnp.sum(sound)
-
-        def one(xs: Array) -> LinearGaussian:
-            return recenter(along(variables, xs), middle, env.minus, env.plus)
-
-        each = jax.vmap(one)(paths.xs[:, :-1])
-        mean = jax.tree.map(lambda leaf: jnp.tensordot(share, leaf, axes=1), each)
-        return mean._replace(xs=middle)
-
-    return run
-
-
-def improve_near(
-    teacher: LocalTeacher, local: PyTree, terms: Sequence[KLTerm], bound: Array
-) -> tuple[PyTree, dict[str, Array]]:
-    """`teacher.improve` with `terms`; where that has no answer, within `bound` of the teacher's own controller.
-
-    A student whose closed loop explodes in the fitted dynamics leaves no η to be found; the local teacher then
-    improves on what it did itself. `info["status"]` is that of the first try.
-    """
-    near, info = teacher.improve(local, tuple(terms))
-    alone, _ = teacher.improve(local, (KLTerm(teacher.controller(local), bound=bound),))
-    solved = info["status"] <= 1
-    return jax.tree.map(lambda a, b: jnp.where(solved, a, b), near, alone), info
-
-
-def adjust(
-    multiplier: Array, before: Array, predicted: Array, actual: Array, bounds: tuple[float, float]
-) -> Array:
-    """The multiplier of the KL bound, from the improvement foreseen and the one that came.
-
-    With the improvement as a·KL + b·KL², the best step is the present one times
-    Δ_pred / (2 (Δ_pred − Δ_actual)) (Montgomery & Levine 2016, section 4.2); a factor in [.1, 5].
-
-    Args:
-        multiplier: now.
-        before: expected cost of the policy that the last step began at; not finite before the first step.
-        predicted: what the last step was to lead to, by the model that it was made with.
-        actual: what it led to.
-        bounds: least and largest multiplier.
-    """
-    foreseen, came = before - predicted, before - actual
-    least = 1e-4 * jnp.abs(foreseen) + jnp.finfo(foreseen.dtype).tiny
-    factor = jnp.clip(foreseen / (2 * jnp.maximum(least, foreseen - came)), 0.1, 5.0)
-    known = jnp.isfinite(factor) & jnp.isfinite(foreseen) & jnp.isfinite(came)
-    return jnp.clip(multiplier * jnp.where(known, factor, 1.0), *bounds)
-
-
-# ----------------------------------------------------------------------------------------- trials
-
-
-def trial(
-    env: Env, student: Student
-) -> Callable[[Conditions, PyTree], tuple[Float[Array, " M"], dict[str, Float[Array, " M"]]]]:
-    """(conditions, variables) → cost of the student's mode in each, and the figures of merit of its last state."""
-
-    def one(context: PyTree, x0: Array, variables: PyTree) -> tuple[Array, dict[str, Array]]:
-        bound = env.bind(context)
-        path, _ = student_rollout(bound, student)(jax.random.key(0), variables, x0, 0.0)
-        lost = path.status != Status.OK
-        return jnp.where(lost, jnp.inf, jnp.sum(path.costs)), last_metrics(bound, path)
-
-    return lambda conditions, variables: jax.vmap(one, (0, 0, None))(*conditions, variables)
-
-
-def counted(totals: dict[str, Int[Array, ""]], **spent: Array | int) -> tuple[dict, dict]:
-    """(totals with what was `spent` added, the entries of an iteration's info)."""
-    now = {name: int(spent.get(name, 0)) for name in COUNTED}
-    totals = {name: total + now[name] for name, total in totals.items()}
-    return totals, now | {f"total_{name}": total for name, total in totals.items()}
+def _check(env: Env, plan: Plan) -> None:
+    if plan.samples < 1:
+        raise ValueError(f"samples per condition must be at least 1, got {plan.samples}")
+    if plan.test_conditions < 0:
+        raise ValueError(f"test_conditions must be at least 0, got {plan.test_conditions}")
+    if plan.conditions is None and env.conditions is None:
+        training_conditions(env, jax.random.key(0), None)
+    settings = plan.supervision
+    for name, least in (("updates", 1), ("batch_size", 1), ("copies", 0), ("jitter", 0)):
+        if not getattr(settings, name) >= least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(settings, name)}")
+    if not 0 < settings.learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, got {settings.learning_rate}")

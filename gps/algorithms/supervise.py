@@ -16,7 +16,7 @@ from students.fit import Fit, FitState, adam, fit
 from students.losses import kl, label_covariance
 from students.networks import set_covariance, takes_covariance
 
-__all__ = ["SStep", "Supervision", "labels", "supervise"]
+__all__ = ["SStep", "Supervision", "Targets", "labels", "supervise"]
 
 
 class Supervision(NamedTuple):
@@ -31,6 +31,13 @@ class Supervision(NamedTuple):
     """Moved copies of every state, see `labels`."""
     jitter: float = 1.0
     """How far they are moved, in standard deviations of the rollouts."""
+
+
+class Targets(NamedTuple):
+    """What the student is to imitate in one condition."""
+
+    controller: LinearGaussian
+    weight: Float[Array, " T"]
 
 
 class SStep(NamedTuple):
@@ -80,8 +87,10 @@ def supervise(student: Student, settings: Supervision) -> SStep:
 
 def labels(
     env: Env, settings: Supervision
-) -> Callable[[Key[Array, ""], Conditions, LinearGaussian, Trajectory], Dataset]:
-    """(key, conditions, controllers [M], rollouts [M, N]) → labelled states [(1 + copies) M N T], single precision.
+) -> Callable[[Key[Array, ""], Conditions, Targets, Trajectory], Dataset]:
+    """(key, conditions, targets, rollouts [M, N]) → labelled states [(1 + copies) M N T], in single precision.
+
+    `targets` are what to imitate, and how much it matters at each step: (controllers [M], weights [M, T]).
 
     Every state of every rollout with the Gaussian that the controller of its condition has there, and copies of
     it, moved in all directions: the feedback says what to do there too, and a student that knows has
@@ -93,14 +102,14 @@ def labels(
     memory = jax.tree.leaves(jax.eval_shape(env.observer.init, jax.eval_shape(lambda: jax.random.key(0))))
     copies = 0 if memory else settings.copies
 
-    def run(key: Array, conditions: Conditions, controllers: LinearGaussian, paths: Trajectory) -> Dataset:
+    def run(key: Array, conditions: Conditions, targets: Targets, paths: Trajectory) -> Dataset:
         std = settings.jitter * _spread(env, conditions, paths)
 
-        def one(key: Array, context: PyTree, controller: LinearGaussian, paths: Trajectory) -> Dataset:
-            return _rows(env.bind(context), key, controller, paths, std, copies)
+        def one(key: Array, context: PyTree, target: Targets, paths: Trajectory) -> Dataset:
+            return _rows(env.bind(context), key, target, paths, std, copies)
 
         keys = jax.random.split(key, conditions.x0.shape[0])
-        rows = jax.vmap(one)(keys, conditions.context, controllers, paths)
+        rows = jax.vmap(one)(keys, conditions.context, targets, paths)
         return jax.tree.map(lambda leaf: _single(leaf.reshape(-1, *leaf.shape[2:])), rows)._replace(
             next_slot=jnp.int32(0)
         )
@@ -129,9 +138,10 @@ def _spread(env: Env, conditions: Conditions, paths: Trajectory) -> Float[Array,
 
 
 def _rows(
-    env: Env, key: Array, controller: LinearGaussian, paths: Trajectory, std: Array, copies: int
+    env: Env, key: Array, target: Targets, paths: Trajectory, std: Array, copies: int
 ) -> Dataset:
     """[(1 + copies) N T] rows of one condition."""
+    controller = target.controller
     N, T = paths.us.shape[:2]
     rounds = 1 + copies
     observe_key, move_key = jax.random.split(key)
@@ -156,7 +166,7 @@ def _rows(
             first=steps == 0,
             terminated=none,
             truncated=steps == T - 1,
-            weight=jnp.full(T, path.status == Status.OK, jnp.float32),
+            weight=jnp.where(path.status == Status.OK, target.weight, jnp.zeros(T)),
             next_slot=(),
         )
 

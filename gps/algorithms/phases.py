@@ -1,0 +1,194 @@
+"""Parts that guided policy search methods are made of: M conditions, N rollouts of T control steps in each.
+
+`gps.algorithms.guided` puts them in order; the S-step has a file of its own, `gps.algorithms.supervise`.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from gps.conditions import Conditions
+from gps.linalg import cholesky
+from gps.rollout import student_rollout
+from gps.types import Env, KLTerm, LinearGaussian, LocalTeacher, Status, Student, Trajectory
+from students.linearize import linearise
+from teachers.controllers import recenter
+
+__all__ = [
+    "COUNTED",
+    "batched",
+    "counted",
+    "explore",
+    "improve_near",
+    "last_metrics",
+    "mean_path",
+    "student_controller",
+    "trial",
+]
+
+COUNTED = {
+    "rollouts": "episodes in the simulator while training, trials left out",
+    "simulator_steps": "control steps of these",
+    "trial_rollouts": "noise-free episodes of the student that choose the iterate to keep, or only measure",
+    "lost_rollouts": "rollouts that diverged and were left out",
+    "samples": "labelled states that the student learns from, moved copies included",
+    "gradient_updates": "steps of the optimiser",
+}
+"""What a run spends. An iteration's info has each of them, and the sum since the start as `total_…`."""
+
+
+def batched(
+    env: Env, make_teacher: Callable[[Env], LocalTeacher], function: Callable[..., PyTree]
+) -> Callable[..., PyTree]:
+    """`function`(bound env, its teacher, …) over conditions: (contexts [M], … [M]) → … [M]."""
+
+    def one(context: PyTree, *rows: PyTree) -> PyTree:
+        bound = env.bind(context)
+        return function(bound, make_teacher(bound), *rows)
+
+    return jax.vmap(one)
+
+
+# --------------------------------------------------------------------------------------- rollouts
+
+
+def explore(
+    env: Env,
+    make_teacher: Callable[[Env], LocalTeacher],
+    samples: int,
+    student: Student | None = None,
+) -> Callable[..., tuple[PyTree, Trajectory, dict[str, Array]]]:
+    """(key, conditions, local teachers [M], variables, student drives) → (teachers, rollouts [M, N], info).
+
+    Rolls out `samples` times per condition, with noise, and lets the teachers learn from it. Without a `student`
+    the last two arguments are not read. `info` has the sum of the rollouts' costs, the figures of merit of
+    their last states and how many were lost, per condition.
+    """
+
+    def one(
+        bound: Env, teacher: LocalTeacher, key: Array, x0: Array, local: PyTree, variables: PyTree, own: Array
+    ) -> tuple[PyTree, Trajectory, dict[str, Array]]:
+        roll_key, learn_key = jax.random.split(key)
+        paths = _roll_controller(bound, roll_key, teacher.controller(local), x0, samples)
+        if student is not None:
+            drive = student_rollout(bound, student)
+            keys = jax.random.split(roll_key, samples)
+            driven = jax.vmap(lambda k: drive(k, variables, x0, 1.0)[0])(keys)
+            paths = jax.tree.map(lambda a, b: jnp.where(own, a, b), driven, paths)
+        local, info = teacher.learn(learn_key, local, paths)
+        ends = jax.vmap(lambda path: last_metrics(bound, path))(paths)
+        info = {"lost": info["lost"], "cost": jnp.sum(paths.costs, axis=1), "metrics": ends}
+        return local, paths, info
+
+    def run(
+        key: Array, conditions: Conditions, local: PyTree, variables: PyTree = (), own: Array | bool = False
+    ) -> tuple[PyTree, Trajectory, dict[str, Array]]:
+        M = conditions.x0.shape[0]
+        over = batched(
+            env, make_teacher, lambda bound, teacher, *rows: one(bound, teacher, *rows, variables, own)
+        )
+        return over(conditions.context, jax.random.split(key, M), conditions.x0, local)
+
+    return run
+
+
+def _roll_controller(
+    env: Env, key: Array, controller: LinearGaussian, x0: Float[Array, " nx"], number: int
+) -> Trajectory:
+    """[N] rollouts of a linear-Gaussian controller."""
+    L = jax.vmap(cholesky)(controller.cov)
+    draws = jax.random.normal(key, (number, *controller.us.shape), controller.us.dtype)
+    noise = jnp.einsum("tij,ntj->nti", L, draws)
+    return jax.vmap(env.rollout, (None, None, 0))(x0, controller, noise)
+
+
+def last_metrics(env: Env, trajectory: Trajectory) -> dict[str, Array]:
+    """Figures of merit of the state that a trajectory ends in."""
+    if env.metrics is None:
+        return {}
+    return env.metrics(trajectory.xs[-1], jnp.zeros_like(trajectory.us[-1]))
+
+
+def mean_path(env: Env, trajectories: Trajectory) -> Float[Array, "T nx"]:
+    """Mean of the sound rollouts of one condition, on the state's manifold; of all, where none is sound."""
+    sound = _sound(trajectories)
+    share = sound / jnp.sum(sound)
+
+    def mean(xs: Float[Array, "N nx"]) -> Array:
+        ref = xs[jnp.argmax(sound)]
+        return env.plus(ref, share @ jax.vmap(env.minus, (0, None))(xs, ref))
+
+    return jax.vmap(mean, in_axes=1)(trajectories.xs[:, :-1])
+
+
+def _sound(trajectories: Trajectory) -> Float[Array, " N"]:
+    sound = (trajectories.status == Status.OK).astype(trajectories.us.dtype)
+    return jnp.where(jnp.any(sound > 0), sound, jnp.ones_like(sound))
+
+
+# ----------------------------------------------------------------------------------------- C-step
+
+
+def student_controller(
+    env: Env, student: Student
+) -> Callable[[PyTree, Trajectory], LinearGaussian]:
+    """(variables, rollouts [N]) → π̄, the student as a linear-Gaussian controller around their mean.
+
+    The mean over the rollouts of the student linearised along each: gains that act on the states which really
+    occur. Along one path alone a network's derivative can be wild in directions that no data bound, and its
+    closed loop then explodes in any model.
+    """
+    along = linearise(env, student)
+
+    def run(variables: PyTree, paths: Trajectory) -> LinearGaussian:
+        middle, sound = mean_path(env, paths), _sound(paths)
+        share = sound / jnp.sum(sound)
+
+        def one(xs: Array) -> LinearGaussian:
+            return recenter(along(variables, xs), middle, env.minus, env.plus)
+
+        each = jax.vmap(one)(paths.xs[:, :-1])
+        mean = jax.tree.map(lambda leaf: jnp.tensordot(share, leaf, axes=1), each)
+        return mean._replace(xs=middle)
+
+    return run
+
+
+def improve_near(
+    teacher: LocalTeacher, local: PyTree, terms: Sequence[KLTerm], bound: Array
+) -> tuple[PyTree, dict[str, Array]]:
+    """`teacher.improve` with `terms`; where that has no answer, within `bound` of the teacher's own controller.
+
+    A student whose closed loop explodes in the fitted dynamics leaves no η to be found; the local teacher then
+    improves on what it did itself. `info["status"]` is that of the first try.
+    """
+    near, info = teacher.improve(local, tuple(terms))
+    alone, _ = teacher.improve(local, (KLTerm(teacher.controller(local), bound=bound),))
+    solved = info["status"] <= 1
+    return jax.tree.map(lambda a, b: jnp.where(solved, a, b), near, alone), info
+
+
+# ----------------------------------------------------------------------------------------- trials
+
+
+def trial(
+    env: Env, student: Student
+) -> Callable[[Conditions, PyTree], tuple[Float[Array, " M"], dict[str, Float[Array, " M"]]]]:
+    """(conditions, variables) → cost of the student's mode in each, and the figures of merit of its last state."""
+
+    def one(context: PyTree, x0: Array, variables: PyTree) -> tuple[Array, dict[str, Array]]:
+        bound = env.bind(context)
+        path, _ = student_rollout(bound, student)(jax.random.key(0), variables, x0, 0.0)
+        lost = path.status != Status.OK
+        return jnp.where(lost, jnp.inf, jnp.sum(path.costs)), last_metrics(bound, path)
+
+    return lambda conditions, variables: jax.vmap(one, (0, 0, None))(*conditions, variables)
+
+
+def counted(totals: dict[str, Int[Array, ""]], **spent: Array | int) -> tuple[dict, dict]:
+    """(totals with what was `spent` added, the entries of an iteration's info)."""
+    now = {name: int(spent.get(name, 0)) for name in COUNTED}
+    totals = {name: total + now[name] for name, total in totals.items()}
+    return totals, now | {f"total_{name}": total for name, total in totals.items()}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from gps.algorithms.phases import COUNTED, batched, counted, explore, student_controller, trial
 from gps.algorithms.supervise import Supervision, Targets, labels, supervise
@@ -22,7 +22,22 @@ from gps.placement import cpu_jit
 from gps.types import Algorithm, Env, LinearGaussian, LocalTeacher, Student, Trajectory
 from students.fit import FitState
 
-__all__ = ["CStep", "GuidedState", "Method", "Plan", "guided"]
+__all__ = ["CStep", "GuidedState", "Method", "Now", "Plan", "guided"]
+
+
+class Now(NamedTuple):
+    """Where a C-step begins, in one condition."""
+
+    learned: PyTree
+    """The local teacher's state when it had learned from the rollouts."""
+    local: PyTree
+    """Its state now: the same in the first round of an iteration."""
+    paths: Trajectory
+    """The rollouts [N]."""
+    pi: LinearGaussian
+    """The student as a controller along them."""
+    first: Bool[Array, ""]
+    """Whether this is the first round of an iteration."""
 
 
 class CStep(NamedTuple):
@@ -43,8 +58,8 @@ class Method(NamedTuple):
 
     memory: Callable[[Array], PyTree]
     """x0 → what it remembers before the first C-step."""
-    c_step: Callable[[Env, LocalTeacher, PyTree, Trajectory, LinearGaussian, PyTree], CStep]
-    """(bound env, its teacher, teacher's state after learning, rollouts [N], the student, memory) → `CStep`."""
+    c_step: Callable[[Env, LocalTeacher, Now, PyTree], CStep]
+    """(bound env, its teacher, where it begins, memory) → `CStep`."""
     rounds: int = 1
     """Of C-step and S-step per iteration."""
 
@@ -117,12 +132,21 @@ def guided(
         return batched(env, make_teacher, one)(conditions.context, local)
 
     @cpu_jit
-    def c_step(conditions: Conditions, local: PyTree, memory: PyTree, paths: Trajectory, variables: PyTree) -> CStep:
-        def one(bound: Env, teacher: LocalTeacher, local: PyTree, memory: PyTree, paths: Trajectory) -> CStep:
+    def c_step(
+        starts: Conditions,
+        learned: PyTree,
+        local: PyTree,
+        memory: PyTree,
+        paths: Trajectory,
+        variables: PyTree,
+        first: bool,
+    ) -> CStep:
+        def one(bound: Env, teacher: LocalTeacher, *rows: PyTree) -> CStep:
+            learned, local, memory, paths = rows
             pi = student_controller(bound, student)(variables, paths)
-            return method.c_step(bound, teacher, local, paths, pi, memory)
+            return method.c_step(bound, teacher, Now(learned, local, paths, pi, jnp.asarray(first)), memory)
 
-        return batched(env, make_teacher, one)(conditions.context, local, memory, paths)
+        return batched(env, make_teacher, one)(starts.context, learned, local, memory, paths)
 
     @cpu_jit
     def test(conditions: Conditions, variables: PyTree) -> tuple[Array, dict[str, Array]]:
@@ -150,8 +174,10 @@ def guided(
             fitted, s_info = teach(first_key, fitted, starts, first_targets(starts, local), paths)
             taught.append(s_info)
         improved = local
-        for round_key in round_keys:
-            improved, memory, targets, c_info = c_step(starts, local, memory, paths, fitted.variables)
+        for i, round_key in enumerate(round_keys):
+            improved, memory, targets, c_info = c_step(
+                starts, local, improved, memory, paths, fitted.variables, i == 0
+            )
             fitted, s_info = teach(round_key, fitted, starts, targets, paths)
             taught.append(s_info)
         cost, tried = test(starts, fitted.variables)

@@ -4,13 +4,13 @@ import math
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from gps.algorithms.guided import CStep, Method, Plan, guided
+from gps.algorithms.guided import CStep, Method, Now, Plan, guided
 from gps.algorithms.phases import improve_near
 from gps.algorithms.step_rules import StepRule, Steps, adjust, check_rule, first_steps, foresee
 from gps.algorithms.supervise import Supervision, Targets
-from gps.types import Algorithm, Env, KLTerm, LinearGaussian, LocalTeacher, Student, Trajectory
+from gps.types import Algorithm, Env, KLTerm, LocalTeacher, Student
 
 __all__ = ["mdgps"]
 
@@ -64,15 +64,13 @@ def mdgps(
     check_epsilon(epsilon)
     check_rule(step_rule, multipliers)
 
-    def c_step(
-        bound: Env, teacher: LocalTeacher, local: PyTree, paths: Trajectory, pi: LinearGaussian, steps: Steps
-    ) -> CStep:
-        multiplier = adjust(step_rule, multipliers, steps, teacher, local, pi, paths)
+    def c_step(bound: Env, teacher: LocalTeacher, now: Now, steps: Steps) -> CStep:
+        multiplier = adjust(step_rule, multipliers, steps, teacher, now)
         limit = epsilon * env.horizon * multiplier
-        local, found = improve_near(teacher, local, [KLTerm(pi, bound=limit)], limit)
+        local, found = improve_near(teacher, now.learned, [KLTerm(now.pi, bound=limit)], limit)
         controller = teacher.controller(local)
         targets = Targets(controller, jnp.ones(env.horizon, controller.us.dtype))
-        return CStep(local, foresee(teacher, local, pi, multiplier), targets, report(found, limit, multiplier))
+        return CStep(local, foresee(teacher, local, now.pi, multiplier), targets, report(found, limit, multiplier))
 
     supervision = Supervision(updates, batch_size, learning_rate, copies, jitter)
     plan = Plan(samples, conditions, test_conditions, on_policy, supervision)

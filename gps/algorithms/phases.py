@@ -24,6 +24,7 @@ __all__ = [
     "improve_near",
     "last_metrics",
     "mean_path",
+    "over_rollouts",
     "student_controller",
     "trial",
 ]
@@ -111,6 +112,12 @@ def last_metrics(env: Env, trajectory: Trajectory) -> dict[str, Array]:
     return env.metrics(trajectory.xs[-1], jnp.zeros_like(trajectory.us[-1]))
 
 
+def over_rollouts(paths: Trajectory, values: PyTree) -> PyTree:
+    """Mean of `values` [N, …] over the sound rollouts of one condition; over all, where none is sound."""
+    sound = _sound(paths)
+    return jax.tree.map(lambda leaf: jnp.tensordot(sound / jnp.sum(sound), leaf, axes=1), values)
+
+
 def mean_path(env: Env, trajectories: Trajectory) -> Float[Array, "T nx"]:
     """Mean of the sound rollouts of one condition, on the state's manifold; of all, where none is sound."""
     sound = _sound(trajectories)
@@ -143,15 +150,12 @@ def student_controller(
     along = linearise(env, student)
 
     def run(variables: PyTree, paths: Trajectory) -> LinearGaussian:
-        middle, sound = mean_path(env, paths), _sound(paths)
-        share = sound / jnp.sum(sound)
+        middle = mean_path(env, paths)
 
         def one(xs: Array) -> LinearGaussian:
             return recenter(along(variables, xs), middle, env.minus, env.plus)
 
-        each = jax.vmap(one)(paths.xs[:, :-1])
-        mean = jax.tree.map(lambda leaf: jnp.tensordot(share, leaf, axes=1), each)
-        return mean._replace(xs=middle)
+        return over_rollouts(paths, jax.vmap(one)(paths.xs[:, :-1]))._replace(xs=middle)
 
     return run
 

@@ -1,11 +1,15 @@
 """How far the next C-step may go: the rules of Montgomery & Levine 2016, section 4.2."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from gps.types import LinearGaussian, LocalTeacher, Trajectory
+from gps.algorithms.phases import over_rollouts
+from gps.types import LinearGaussian, LocalTeacher
+
+if TYPE_CHECKING:
+    from gps.algorithms.guided import Now
 
 __all__ = ["StepRule", "Steps", "adjust", "check_rule", "first_steps", "foresee"]
 
@@ -42,9 +46,7 @@ def adjust(
     bounds: tuple[float, float],
     steps: Steps,
     teacher: LocalTeacher,
-    local: PyTree,
-    policy: LinearGaussian,
-    paths: Trajectory,
+    now: "Now",
 ) -> Float[Array, ""]:
     """The multiplier for the next C-step, from the improvement that was foreseen and the one that came.
 
@@ -58,18 +60,16 @@ def adjust(
         bounds: least and largest multiplier.
         steps: as `foresee` made them.
         teacher: of this condition.
-        local: its state after learning, before it improves.
-        policy: the student as it is now.
-        paths: the rollouts that it learned from.
+        now: what it has learned since.
     """
     expect = teacher.expected_cost
     if rule == "none" or expect is None:
         return steps.multiplier
     if rule == "mc":
-        now = jnp.mean(jnp.sum(paths.costs, axis=1))
+        actual = over_rollouts(now.paths, jnp.sum(now.paths.costs, axis=1))
     else:
-        now = expect(local, teacher.controller(local) if rule == "classic" else policy)
-    foreseen, came = steps.before - steps.predicted, steps.before - now
+        actual = expect(now.learned, teacher.controller(now.learned) if rule == "classic" else now.pi)
+    foreseen, came = steps.before - steps.predicted, steps.before - actual
     least = 1e-4 * jnp.abs(foreseen) + jnp.finfo(foreseen.dtype).tiny
     factor = jnp.clip(foreseen / (2 * jnp.maximum(least, foreseen - came)), 0.1, 5.0)
     known = jnp.isfinite(factor) & jnp.isfinite(foreseen) & jnp.isfinite(came)

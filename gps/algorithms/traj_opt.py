@@ -3,13 +3,14 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
-from gps.algorithms.guided import CStep, Method, Plan, guided
+from gps.algorithms.guided import CStep, Method, Now, Plan, guided
 from gps.algorithms.mdgps import check_epsilon, report
 from gps.algorithms.step_rules import StepRule, Steps, adjust, check_rule, first_steps, foresee
 from gps.algorithms.supervise import Supervision, Targets
-from gps.types import Algorithm, Env, KLTerm, LinearGaussian, LocalTeacher, Student, Trajectory
+from gps.types import Algorithm, Env, KLTerm, LocalTeacher, Student
+
+__all__ = ["traj_opt"]
 
 
 def traj_opt(
@@ -56,13 +57,11 @@ def traj_opt(
     check_epsilon(epsilon)
     check_rule(step_rule, multipliers)
 
-    def c_step(
-        bound: Env, teacher: LocalTeacher, local: PyTree, paths: Trajectory, pi: LinearGaussian, steps: Steps
-    ) -> CStep:
-        before = teacher.controller(local)
-        multiplier = adjust(step_rule, multipliers, steps, teacher, local, before, paths)
+    def c_step(bound: Env, teacher: LocalTeacher, now: Now, steps: Steps) -> CStep:
+        before = teacher.controller(now.learned)
+        multiplier = adjust(step_rule, multipliers, steps, teacher, now)
         limit = epsilon * env.horizon * multiplier
-        local, found = teacher.improve(local, (KLTerm(before, bound=limit),))
+        local, found = teacher.improve(now.learned, (KLTerm(before, bound=limit),))
         controller = teacher.controller(local)
         targets = Targets(controller, jnp.ones(env.horizon, controller.us.dtype))
         return CStep(local, foresee(teacher, local, before, multiplier), targets, report(found, limit, multiplier))

@@ -3,7 +3,7 @@
 from envs import peg
 from gps.types import Env
 
-TEACHER, STUDENT = peg.TEACHER, peg.STUDENT
+TEACHER, LOCAL, STUDENT = peg.TEACHER, peg.LOCAL, peg.STUDENT
 
 
 def blind_peg(spread: float = 0.012, horizon: int = 100) -> Env:

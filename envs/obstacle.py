@@ -16,7 +16,9 @@ from envs.mujoco import engine
 from gps.types import Env
 
 TEACHER = {"horizon": 60, "initial_iterations": 30}
+LOCAL = {"std": 0.3, "clusters": 5, "remember": 5, "ridge": 1e-4}
 STUDENT = {"hidden": (100, 100), "covariance": "labels"}
+"""Settings of `teachers.mpc`, of `teachers.local_lqr` and of the student."""
 ASSET = Path(__file__).parent / "assets" / "obstacle.xml"
 SUBSTEPS = 5
 GOAL = (3.0, 0.0)

@@ -17,7 +17,9 @@ from envs.mujoco import engine
 from gps.types import Env
 
 TEACHER = {"horizon": 20, "initial_iterations": 20}
+LOCAL = {"std": 1.0, "stiffness": 1.0, "damping": 0.5, "clusters": 10, "remember": 15, "ridge": 1e-5}
 STUDENT = {"hidden": (100, 100), "covariance": "labels"}
+"""Settings of `teachers.mpc`, of `teachers.local_lqr` and of the student."""
 ASSET = Path(__file__).parent / "assets" / "peg.xml"
 SUBSTEPS = 5
 START = (0.1, 0.1, -1.54, -1.7, 1.54, -0.2, 0.0)

@@ -74,12 +74,10 @@ def _evaluation(path: Path) -> str:
         return ""
     found = run.read_json(path / "eval.json")
     names = [name for name, value in found["student"].items() if isinstance(value, float)]
-    rows = [
-        [name.replace("_", " "), f"{found['student'][name]:.4g}", f"{found['teacher'][name]:.4g}"]
-        for name in names
-    ]
+    drivers = [who for who in ("student", "teacher") if found[who]]
+    rows = [[name.replace("_", " "), *(f"{found[who][name]:.4g}" for who in drivers)] for name in names]
     title = f"{found['student']['episodes']} unseen worlds (seed {found['seed']})"
-    table = markdown_table(("", "student", "teacher"), rows)
+    table = markdown_table(("", *drivers), rows)
     return f"## {title}, after iteration {found['iteration']}\n\n{table}"
 
 

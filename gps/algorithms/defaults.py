@@ -1,6 +1,6 @@
 """Every task of `envs` with the teacher that solves it and the student that learns it.
 
-The settings themselves stand beside each task (`TEACHER`, `STUDENT` in its module), because `envs` does not
+The settings themselves stand beside each task (`TEACHER`, `LOCAL`, `STUDENT` in its module), because `envs` does not
 know `teachers` and `students`; here they are put together.
 """
 
@@ -10,25 +10,38 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from gps.types import Env, Student, Teacher
+from gps.types import Env, Student
 from students.networks import mlp
+from teachers.local_lqr import local_lqr
 from teachers.mpc import mpc
 
 __all__ = ["ENVS", "Pairing", "pairing", "student_factory", "teacher_factory"]
 
-ENVS = ("pendulum", "cartpole", "reacher", "quadrotor_forest", "quadrotor_canyon")
+ENVS = (
+    "pendulum",
+    "cartpole",
+    "reacher",
+    "quadrotor_forest",
+    "quadrotor_canyon",
+    "obstacle",
+    "peg",
+    "blind_peg",
+)
 
 
 class Pairing(NamedTuple):
-    """What an algorithm's factory asks for: `dagger(*pairing("cartpole"))`."""
+    """What an algorithm's factory asks for: `dagger(*pairing("cartpole"))`, `mdgps(*pairing("peg", local=True))`."""
 
     env: Env
-    make_teacher: Callable[[Env], Teacher]
+    make_teacher: Callable[[Env], Any]
+    """Env → Teacher, or LocalTeacher."""
     student: Student
 
 
-def pairing(name: str, **options: Any) -> Pairing:
-    """The task `name`, made with `options`, with `teachers.mpc` and `students.mlp` as its module sets them.
+def pairing(name: str, local: bool = False, **options: Any) -> Pairing:
+    """The task `name`, made with `options`, with teacher and student as its module sets them.
+
+    The teacher is a `teachers.mpc`, or with `local` a `teachers.local_lqr`; the student a `students.mlp`.
 
     Raises:
         ValueError: there is no such task.
@@ -37,12 +50,18 @@ def pairing(name: str, **options: Any) -> Pairing:
         raise ValueError(f"unknown env {name!r}, known are {', '.join(ENVS)}")
     module = importlib.import_module(f"envs.{name}")
     env = getattr(module, name)(**options)
-    return Pairing(env, teacher_factory(module), student_factory(module)(env.nu, limits=env.limits))
+    make_teacher = local_teacher_factory(module) if local else teacher_factory(module)
+    return Pairing(env, make_teacher, student_factory(module)(env.nu, limits=env.limits))
 
 
 def teacher_factory(module: ModuleType) -> Callable[..., Any]:
     """`teachers.mpc`, or the module's own `teacher`, with the defaults that its `TEACHER` sets."""
     return functools.partial(getattr(module, "teacher", mpc), **getattr(module, "TEACHER", {}))
+
+
+def local_teacher_factory(module: ModuleType) -> Callable[..., Any]:
+    """`teachers.local_lqr`, or the module's own `local_teacher`, with the defaults that its `LOCAL` sets."""
+    return functools.partial(getattr(module, "local_teacher", local_lqr), **getattr(module, "LOCAL", {}))
 
 
 def student_factory(module: ModuleType) -> Callable[..., Student]:

@@ -194,8 +194,10 @@ def _picture(cells: Sequence[Cell], clips: Sequence[tuple[Clip, ...]], out: Path
     ]
     if not same or scene.drawing is None or scene.drawing.still is None:
         return
-    titles = ["teacher", *(algorithm for algorithm, _ in same)]
-    drivers = [same[0][1][0], *(found[1] for _, found in same)]
+    titles, drivers = [algorithm for algorithm, _ in same], [found[-1] for _, found in same]
+    taught = [found[0] for _, found in same if len(found) > 1]
+    if taught:
+        titles, drivers = ["teacher", *titles], [taught[0], *drivers]
     try:
         shown = scene.drawing.still(scene.env, video.side_by_side(drivers, 0), titles)
         plots.save(shown, out / "flight.png")

@@ -93,7 +93,7 @@ def finish(
 ) -> tuple[dict[str, Any], tuple[Clip, ...]]:
     """Writes eval.json, flight.mp4, curves.png and report.md; what cannot be made is said, not raised.
 
-    Returns what eval.json holds, and the teacher's and the student's episodes.
+    Returns what eval.json holds, and the teacher's (if it can be judged) and the student's episodes.
 
     Args:
         config: of the run.
@@ -115,10 +115,10 @@ def finish(
             "iteration": done,
             "seed": worlds.seed,
             "student": student.figures,
-            "teacher": teacher.figures,
+            "teacher": None if teacher is None else teacher.figures,
         }
         run.write_json(path / "eval.json", found)
-        clips = teacher.clip, student.clip
+        clips = (student.clip,) if teacher is None else (teacher.clip, student.clip)
         if film:
             with console.status("filming"):
                 _film(config, path, clips, console)
@@ -127,8 +127,11 @@ def finish(
     return found, clips
 
 
-def judge_teacher(config: Config, worlds: Worlds) -> Judged:
-    """How the teacher of `config` does in `worlds`; remembered, because it is the same for every student."""
+def judge_teacher(config: Config, worlds: Worlds) -> Judged | None:
+    """How the teacher of `config` does in `worlds`; remembered, because it is the same for every student.
+
+    None for local teachers, which have no answer in worlds that they were not trained in.
+    """
     return _judge_teacher(experiment.scene_key(config), worlds)
 
 
@@ -161,8 +164,10 @@ def figures(scores: Scores) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=2)
-def _judge_teacher(key: tuple[str, str], worlds: Worlds) -> Judged:
+def _judge_teacher(key: tuple[str, str, bool], worlds: Worlds) -> Judged | None:
     scene = experiment.scene_of(*key)
+    if scene.judge_teacher is None:
+        return None
     return _judged(scene.env, *scene.judge_teacher(worlds.keys()))
 
 
@@ -186,20 +191,22 @@ def _student(config: Config, path: Path) -> tuple[int, Any]:
 def table(found: dict[str, Any]) -> Table:
     """Student and teacher side by side."""
     made = Table(title=f"{found['student']['episodes']} unseen worlds, after iteration {found['iteration']}")
-    for column in ("", "student", "teacher"):
+    drivers = [who for who in ("student", "teacher") if found[who]]
+    for column in ("", *drivers):
         made.add_column(column, justify="left" if not column else "right")
     for name, value in found["student"].items():
         if isinstance(value, float):
-            made.add_row(name.replace("_", " "), number(value), number(found["teacher"].get(name)))
+            made.add_row(name.replace("_", " "), *(number(found[who].get(name)) for who in drivers))
     return made
 
 
 def _film(config: Config, path: Path, clips: tuple[Clip, ...], console: Console) -> None:
     """flight.mp4 and flight.png: the same worlds, teacher on the left, student on the right."""
     scene = experiment.scene(config)
-    shown = [video.side_by_side(clips, world) for world in _telling(clips[1])]
+    shown = [video.side_by_side(clips, world) for world in _telling(clips[-1])]
+    titles = ("teacher", "student")[-len(clips) :]
     try:
-        video.film(path / "flight.mp4", scene.env, shown, ("teacher", "student"), scene.drawing)
+        video.film(path / "flight.mp4", scene.env, shown, titles, scene.drawing)
     except (video.FilmError, plots.PlotError) as error:
         console.print(f"note: no film: {error}", highlight=False, markup=False)
 

@@ -16,7 +16,7 @@ from gps.episodes import Steps
 from gps.evaluate import Scores, evaluate
 from gps.placement import cpu_jit
 from gps.rollout import clip_control
-from gps.types import Algorithm, Env, Student, Teacher
+from gps.types import Algorithm, Env, Student
 from gps.video import Drawing
 
 __all__ = [
@@ -57,13 +57,15 @@ class Scene(NamedTuple):
     """An env with its teacher and student, and the two programs that judge them."""
 
     env: Env
-    make_teacher: Callable[[Env], Teacher]
+    make_teacher: Callable[[Env], Any]
+    """Env → Teacher, or LocalTeacher."""
     student: Student
     drawing: Drawing | None
     judge_student: Callable[..., tuple[Scores, Steps]]
     """(keys [W], variables) → scores of W episodes, and the episodes."""
-    judge_teacher: Callable[..., tuple[Scores, Steps]]
-    """(keys [W],) → the same of the teacher, in the same worlds."""
+    judge_teacher: Callable[..., tuple[Scores, Steps]] | None
+    """(keys [W],) → the same of the teacher, in the same worlds; None for local teachers, which know only
+    those that they were trained in."""
 
 
 def groups(algorithm: str, env: str, saved: dict[str, dict[str, Any]] | None = None) -> dict[str, type]:
@@ -72,7 +74,7 @@ def groups(algorithm: str, env: str, saved: dict[str, dict[str, Any]] | None = N
     factories = {
         "algorithm": algorithm_factory,
         "env": task.env,
-        "teacher": task.teacher,
+        "teacher": task.local_teacher if registry.wants_local(algorithm) else task.teacher,
         "student": task.student,
     }
     saved = saved or {}
@@ -94,26 +96,28 @@ def algorithm(config: Config) -> Algorithm:
     return _algorithm(config.algorithm, chosen, config.planned, scene_key(config))
 
 
-def scene_key(config: Config) -> tuple[str, str]:
-    """What tells scenes apart: the env's name and all options but the algorithm's, as text."""
-    return config.env, json.dumps({name: config.options[name] for name in ("env", "teacher", "student")})
+def scene_key(config: Config) -> tuple[str, str, bool]:
+    """What tells scenes apart: the env's name, all options but the algorithm's, as text, the kind of teacher."""
+    chosen = {name: config.options[name] for name in ("env", "teacher", "student")}
+    return config.env, json.dumps(chosen), registry.wants_local(config.algorithm)
 
 
 @functools.lru_cache(maxsize=4)
-def scene_of(name: str, options_text: str) -> Scene:
+def scene_of(name: str, options_text: str, local: bool) -> Scene:
     """The scene of a `scene_key`."""
     task, chosen = registry.task(name), json.loads(options_text, object_hook=_tuples)
     env = task.env(**chosen["env"])
-    make_teacher = _make_teacher(task.teacher, chosen["teacher"])
+    make_teacher = _make_teacher(task.local_teacher if local else task.teacher, chosen["teacher"])
     wires = {"env": env, "nu": env.nu, "limits": env.limits}
     asked = inspect.signature(task.student).parameters
     student = task.student(**{k: v for k, v in wires.items() if k in asked}, **chosen["student"])
-    judges = cpu_jit(evaluate(env, student=student)), cpu_jit(evaluate(env, make_teacher=make_teacher))
-    return Scene(env, make_teacher, student, task.drawing, *judges)
+    judge_teacher = None if local else cpu_jit(evaluate(env, make_teacher=make_teacher))
+    judge_student = cpu_jit(evaluate(env, student=student))
+    return Scene(env, make_teacher, student, task.drawing, judge_student, judge_teacher)
 
 
 @functools.lru_cache(maxsize=4)
-def _algorithm(name: str, options_text: str, planned: int, key: tuple[str, str]) -> Algorithm:
+def _algorithm(name: str, options_text: str, planned: int, key: tuple[str, str, bool]) -> Algorithm:
     made = scene_of(*key)
     chosen = json.loads(options_text, object_hook=_tuples)
     factory = registry.algorithm_factory(name)
@@ -122,7 +126,7 @@ def _algorithm(name: str, options_text: str, planned: int, key: tuple[str, str])
     return factory(made.env, made.make_teacher, made.student, **chosen)
 
 
-def _make_teacher(factory: Callable[..., Any], chosen: dict[str, Any]) -> Callable[[Env], Teacher]:
+def _make_teacher(factory: Callable[..., Any], chosen: dict[str, Any]) -> Callable[[Env], Any]:
     """`factory` is (env, **options) → Teacher, or (**options) → make_teacher."""
     if "env" in inspect.signature(factory).parameters:
         return functools.partial(factory, **chosen)
@@ -144,7 +148,8 @@ def check(config: Config) -> None:
         teacher = made.make_teacher(bound)
         return teacher.act(key, teacher.init(key, x), x, jnp.int32(0))
 
-    jax.eval_shape(begin, keys(config.seed)[0])
+    if made.judge_teacher is not None:
+        jax.eval_shape(begin, keys(config.seed)[0])
     jax.eval_shape(algorithm(config).init, keys(config.seed)[0])
 
     @cpu_jit

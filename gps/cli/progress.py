@@ -13,6 +13,7 @@ __all__ = ["Show", "iteration_line", "iterations", "number"]
 SHOWN = {
     "teacher_cost": "teacher cost",
     "student_cost": "student cost",
+    "student_distance": "student distance",
     "crashes": "crashes",
     "kl": "KL",
 }
@@ -71,7 +72,9 @@ def iterations(
 
 def iteration_line(record: dict[str, Any], seconds: float) -> str:
     """The figures a human watches, '–' for what the algorithm does not report."""
-    parts = [f"{title} {number(record.get(name))}" for name, title in SHOWN.items()]
+    optional = {"student_distance", "crashes"}
+    shown = {name: title for name, title in SHOWN.items() if name in record or name not in optional}
+    parts = [f"{title} {number(record.get(name))}" for name, title in shown.items()]
     samples = record.get("samples")
     rate = samples / seconds if samples is not None and seconds > 0 else None
     refused = record.get("refused_labels")

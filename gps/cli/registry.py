@@ -6,15 +6,16 @@ Wherever a name is expected, `module:factory` does as well: your own env or algo
 import difflib
 import importlib
 import sys
+import typing
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from gps.algorithms.defaults import ENVS as ENV_NAMES
-from gps.algorithms.defaults import student_factory, teacher_factory
-from gps.types import Env
+from gps.algorithms.defaults import local_teacher_factory, student_factory, teacher_factory
+from gps.types import Env, LocalTeacher
 from gps.video import Drawing
 
-__all__ = ["ALGORITHMS", "ENVS", "Task", "UsageError", "algorithm_factory", "load", "suggest", "task"]
+__all__ = ["ALGORITHMS", "ENVS", "Task", "UsageError", "algorithm_factory", "load", "suggest", "task", "wants_local"]
 
 
 class UsageError(ValueError):
@@ -28,13 +29,16 @@ class Task(NamedTuple):
     """(**options) → Env."""
     teacher: Callable[..., Any]
     """(env, **options) → Teacher; or (**options) → make_teacher: Env → Teacher."""
+    local_teacher: Callable[..., Any]
+    """(env, **options) → LocalTeacher."""
     student: Callable[..., Any]
     """(nu, limits, **options) → Student, whichever of `env`, `nu`, `limits` it names."""
     drawing: Drawing | None
     """None: curves of states and controls are drawn."""
 
 
-ALGORITHMS = {name: f"gps.algorithms.{name}:{name}" for name in ("bc", "dagger", "plato")}
+ALGORITHM_NAMES = ("bc", "dagger", "plato", "mdgps", "badmm", "traj_opt")
+ALGORITHMS = {name: f"gps.algorithms.{name}:{name}" for name in ALGORITHM_NAMES}
 
 ENVS = {name: f"envs.{name}:{name}" for name in ENV_NAMES}
 
@@ -70,7 +74,16 @@ def task(name: str) -> Task:
     if isinstance(factory, Env) or not callable(factory):
         raise UsageError(f"{path} is {type(factory).__name__}, expected a function (options…) -> Env")
     drawing = load(DRAWINGS[name]) if name in DRAWINGS else getattr(module, "drawing", None)
-    return Task(factory, teacher_factory(module), student_factory(module), drawing)
+    return Task(
+        factory, teacher_factory(module), local_teacher_factory(module), student_factory(module), drawing
+    )
+
+
+def wants_local(algorithm: str) -> bool:
+    """Whether an algorithm asks for local teachers, as its factory's annotation of `make_teacher` says."""
+    factory = algorithm_factory(algorithm)
+    hint = typing.get_type_hints(factory).get("make_teacher")
+    return typing.get_args(hint)[-1:] == (LocalTeacher,)
 
 
 def load(path: str) -> Any:

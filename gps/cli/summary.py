@@ -43,8 +43,10 @@ def entries(
             figures = [_spread([row["student"].get(name) for row in runs]) for name in judged]
             costs = [_spread([row["training"].get(name) for row in runs]) for name in counted]
             lines.append([env, algorithm, *figures, *costs, _spread([row["seconds"] for row in runs])])
-        teacher = [_spread([here[0]["teacher"].get(name)]) for name in judged]
-        lines.append([env, "teacher", *teacher, *["–"] * len(counted), "–"])
+        taught = [row["teacher"] for row in here if row["teacher"]]
+        if taught:
+            teacher = [_spread([taught[0].get(name)]) for name in judged]
+            lines.append([env, "teacher", *teacher, *["–"] * len(counted), "–"])
     return [name.replace("_", " ") for name in header], lines
 
 
@@ -92,5 +94,6 @@ def _bars(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]:
         drivers = groups.setdefault(row["env"], {})
         drivers.setdefault(row["algorithm"], []).append(row["student"]["time_to_failure"])
     for row in rows:
-        groups[row["env"]].setdefault("teacher", [row["teacher"]["time_to_failure"]])
+        if row["teacher"]:
+            groups[row["env"]].setdefault("teacher", [row["teacher"]["time_to_failure"]])
     return groups

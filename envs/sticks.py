@@ -1,18 +1,23 @@
-"""How arms and poles are shown: straight lines that move."""
+"""How arms, poles and particles are shown: straight lines that move."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import mujoco
 import numpy as np
 from jaxtyping import Float
 
+from envs import obstacle as obstacle_task
+from envs import peg as peg_task
+from envs.mjcf import load_model
 from envs.reacher import LINK
 from gps import plots
 from gps.types import Env
 from gps.video import Clip, Drawing, Frame
 
-__all__ = ["Sticks", "cartpole", "pendulum", "reacher", "sticks"]
+__all__ = ["Sticks", "cartpole", "obstacle", "peg", "pendulum", "reacher", "sticks"]
 
 COLOURS = ("#1c5fb0", "#c2255c", "#7048e8", "#0b7285")
 """One per driver."""
@@ -27,20 +32,26 @@ class Sticks(NamedTuple):
     """Half the width and half the height that is shown."""
     target: Callable[[Any], np.ndarray] | None = None
     """Context → where to go."""
+    scenery: Callable[[Any], Float[np.ndarray, "k 2"]] | None = None
+    """Context → outlines of what stands around; NaN lifts the pen."""
+    centre: tuple[float, float] = (0.0, 0.0)
+    """Of what is shown."""
 
 
 def sticks(shape: Sticks) -> Drawing:
     """Lines that move, with what the last of their points has passed."""
 
     def frames(env: Env, clip: Clip, titles: Sequence[str], steps: Sequence[int]) -> Iterator[Frame]:
-        wide, tall = shape.reach
+        (wide, tall), (across, up) = shape.reach, shape.centre
         figure = plots.blank(4.2 * len(titles), 4.2 * tall / wide)
         drawn = []
         for i, title in enumerate(titles):
             axes = figure.add_axes(
                 (i / len(titles) + 0.003, 0.006, 1 / len(titles) - 0.006, 0.988), xticks=[], yticks=[]
             )
-            axes.set(xlim=(-wide, wide), ylim=(-tall, tall), facecolor="#f4f8fc")
+            axes.set(
+                xlim=(across - wide, across + wide), ylim=(up - tall, up + tall), facecolor="#f4f8fc"
+            )
             axes.text(
                 0.02,
                 0.97,
@@ -52,7 +63,10 @@ def sticks(shape: Sticks) -> Drawing:
                 weight="bold",
             )
             context = jax.tree.map(lambda leaf, i=i: leaf[i], clip.context)
-            axes.axhline(0, color="#b8c4d0", linewidth=1)
+            if shape.scenery is None:
+                axes.axhline(0, color="#b8c4d0", linewidth=1)
+            else:
+                axes.plot(*shape.scenery(context).T, color="#8a6d3b", linewidth=2)
             if shape.target is not None:
                 axes.plot(*shape.target(context), "o", color="#d9480f", markersize=14, alpha=0.6)
             path = np.array([shape.points(x, context) for x in clip.xs[i, : clip.lasted[i]]])
@@ -85,6 +99,48 @@ def _reacher(x: np.ndarray, context: Any) -> np.ndarray:
     return np.concatenate([np.zeros((1, 2)), np.cumsum(links, axis=0)])
 
 
+@functools.cache
+def _arm() -> mujoco.MjModel:
+    return load_model(peg_task.ASSET)
+
+
+def _peg(x: np.ndarray, context: Any) -> np.ndarray:
+    """From the side: the joints, then the peg from its top to its tip, along y and z."""
+    model = _arm()
+    data = mujoco.MjData(model)
+    data.qpos[:] = x[: model.nq]
+    mujoco.mj_kinematics(model, data)
+    joints = data.xpos[1 : model.body("peg").id + 1, 1:]
+    return np.concatenate([joints, data.site_xpos[::-1, 1:]])
+
+
+def _table(offset: np.ndarray) -> np.ndarray:
+    """The hole, cut along y."""
+    y, z = peg_task.TARGET[1] + float(offset[1]), (peg_task.RIM, peg_task.TARGET[2])
+    half, far = 0.033, 0.35
+    outline = [(-far, z[0]), (-half, z[0]), (-half, z[1]), (half, z[1]), (half, z[0]), (far, z[0])]
+    return np.array(outline) + [y, 0]
+
+
+def _particle(x: np.ndarray, context: Any) -> np.ndarray:
+    turn = np.linspace(0, 2 * np.pi, 13)
+    return x[:2] + 0.1 * np.stack([np.cos(turn), np.sin(turn)], axis=1)
+
+
+def _walls(context: Any) -> np.ndarray:
+    model = load_model(obstacle_task.ASSET)
+    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)])
+    boxes = [i for i in range(model.ngeom) if model.geom_type[i] == mujoco.mjtGeom.mjGEOM_BOX]
+    outlines = [model.geom_pos[i, :2] + corners * model.geom_size[i, :2] for i in boxes]
+    return np.concatenate([np.vstack([outline, [np.nan, np.nan]]) for outline in outlines])
+
+
 pendulum = sticks(Sticks(_pendulum, (1.3, 1.3)))
 cartpole = sticks(Sticks(_cartpole, (2.8, 1.4)))
 reacher = sticks(Sticks(_reacher, (0.35, 0.35), target=np.asarray))
+peg = sticks(Sticks(_peg, (0.75, 0.6), scenery=_table, centre=(0.0, -0.15)))
+obstacle = sticks(
+    Sticks(
+        _particle, (2.1, 2.1), target=lambda y0: np.array(obstacle_task.GOAL), scenery=_walls, centre=(1.6, 0.0)
+    )
+)

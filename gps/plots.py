@@ -65,12 +65,13 @@ def save_pixels(image: np.ndarray, path: Path) -> None:
 
 
 def curves(records: Sequence[dict[str, Any]], path: Path) -> None:
-    """Every scalar of metrics.jsonl against the iteration, one small axis each."""
-    names = [
-        name for name in dict.fromkeys(key for record in records for key in record) if name != "iteration"
-    ]
-    together = [name for name in ("teacher_cost", "student_cost") if name in names]
-    panels = [together] * bool(together) + [[name] for name in names if name not in together]
+    """Every scalar of metrics.jsonl against the iteration; what belongs together shares an axis."""
+    names = list(dict.fromkeys(key for record in records for key in record if key != "iteration"))
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        if f"total_{name}" not in names:
+            groups.setdefault(_subject(name), []).append(name)
+    panels = list(groups.values())
     if not panels:
         return
     columns = min(4, len(panels))
@@ -81,13 +82,23 @@ def curves(records: Sequence[dict[str, Any]], path: Path) -> None:
             points = [(r["iteration"], r[name]) for r in records if r.get(name) is not None]
             if points:
                 axis.plot(*zip(*points, strict=True), marker=".", label=name.replace("_", " "))
-        axis.set_title(" / ".join(panel).replace("_", " "), fontsize=9)
+        axis.set_title((panel[0] if len(panel) == 1 else _subject(panel[0])).replace("_", " "), fontsize=9)
         axis.tick_params(labelsize=7)
         if len(panel) > 1 and axis.lines:
             axis.legend(fontsize=7)
     for axis in flat[len(panels) :]:
         axis.set_visible(False)
     save(figure, path)
+
+
+DRIVERS = ("teacher", "driver", "student", "test")
+"""Who a figure is of, where it is one of several."""
+
+
+def _subject(name: str) -> str:
+    """What a figure is about, whoever it is of: curves about the same are drawn together."""
+    who, _, what = name.partition("_")
+    return what if who in DRIVERS and what else name.removesuffix("_bound")
 
 
 def bars(groups: Mapping[str, Mapping[str, Sequence[float]]], label: str, path: Path) -> None:

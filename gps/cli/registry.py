@@ -46,6 +46,9 @@ DRAWINGS = {
     "pendulum": "envs.sticks:pendulum",
     "cartpole": "envs.sticks:cartpole",
     "reacher": "envs.sticks:reacher",
+    "obstacle": "envs.sticks:obstacle",
+    "peg": "envs.sticks:peg",
+    "blind_peg": "envs.sticks:peg",
     "quadrotor_forest": "envs.draw:forest_flight",
     "quadrotor_canyon": "envs.draw:canyon_flight",
 }

@@ -91,7 +91,7 @@ def curves(records: Sequence[dict[str, Any]], path: Path) -> None:
     save(figure, path)
 
 
-DRIVERS = ("teacher", "driver", "student", "test")
+DRIVERS = ("teacher", "driver", "local", "student", "test")
 """Who a figure is of, where it is one of several."""
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from gps.algorithms.phases import COUNTED, batched, counted, explore, student_controller, trial
+from gps.algorithms.phases import COUNTED, batched, counted, explore, student_controller, trial, trial_of_locals
 from gps.algorithms.supervise import Supervision, Targets, labels, supervise
 from gps.conditions import Conditions, held_out, training_conditions
 from gps.labels import example_row
@@ -108,7 +108,8 @@ def guided(
     """
     _check(env, plan)
     s_step = supervise(student, plan.supervision)
-    label, try_out = cpu_jit(labels(env, plan.supervision)), trial(env, student)
+    label = cpu_jit(labels(env, plan.supervision))
+    try_student, try_locals = trial(env, student), trial_of_locals(env, make_teacher)
     roll_out = cpu_jit(explore(env, make_teacher, plan.samples, student if plan.on_policy else None))
 
     @cpu_jit
@@ -149,14 +150,16 @@ def guided(
         return batched(env, make_teacher, one)(starts.context, learned, local, memory, paths)
 
     @cpu_jit
-    def test(conditions: Conditions, variables: PyTree) -> tuple[Array, dict[str, Array]]:
-        costs, ends = try_out(conditions, variables)
-        info = {"student_cost": jnp.mean(costs)} | _named("student", ends)
+    def test(conditions: Conditions, local: PyTree, variables: PyTree) -> dict[str, Array]:
+        tried = {"local": try_locals(conditions, local), "student": try_student(conditions, variables)}
         if plan.test_conditions:
             fresh = held_out(env, jax.random.key(_TEST_SEED), plan.test_conditions)
-            fresh_costs, fresh_ends = try_out(fresh, variables)
-            info |= {"test_cost": jnp.mean(fresh_costs)} | _named("test", fresh_ends)
-        return jnp.mean(costs), info
+            tried["test"] = try_student(fresh, variables)
+        return {
+            f"{who}_{name}": jnp.mean(value)
+            for who, (costs, ends) in tried.items()
+            for name, value in ({"cost": costs} | ends).items()
+        }
 
     def teach(key: Array, state: FitState, starts: Conditions, targets: Targets, paths: Trajectory) -> tuple:
         label_key, fit_key = jax.random.split(key)
@@ -180,14 +183,15 @@ def guided(
             )
             fitted, s_info = teach(round_key, fitted, starts, targets, paths)
             taught.append(s_info)
-        cost, tried = test(starts, fitted.variables)
+        tried = test(starts, improved, fitted.variables)
+        cost = tried["student_cost"]
         better = bool(cost < state.best_cost) or not begun
         M = starts.x0.shape[0]
         totals, counts = counted(
             state.totals,
             rollouts=M * plan.samples,
             simulator_steps=M * plan.samples * env.horizon,
-            trial_rollouts=M,
+            trial_rollouts=2 * M,
             lost_rollouts=jnp.sum(seen["lost"]),
             samples=sum(info["samples"] for info in taught),
             gradient_updates=sum(info["updates"] for info in taught),

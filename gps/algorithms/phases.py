@@ -27,12 +27,14 @@ __all__ = [
     "over_rollouts",
     "student_controller",
     "trial",
+    "trial_of_locals",
 ]
 
 COUNTED = {
     "rollouts": "episodes in the simulator while training, trials left out",
     "simulator_steps": "control steps of these",
-    "trial_rollouts": "noise-free episodes of the student that choose the iterate to keep, or only measure",
+    "trial_rollouts": "noise-free episodes of student and local controllers in the training conditions: the "
+    "student's choose the iterate to keep, the others only measure",
     "lost_rollouts": "rollouts that diverged and were left out",
     "samples": "labelled states that the student learns from, moved copies included",
     "gradient_updates": "steps of the optimiser",
@@ -189,6 +191,19 @@ def trial(
         return jnp.where(lost, jnp.inf, jnp.sum(path.costs)), last_metrics(bound, path)
 
     return lambda conditions, variables: jax.vmap(one, (0, 0, None))(*conditions, variables)
+
+
+def trial_of_locals(
+    env: Env, make_teacher: Callable[[Env], LocalTeacher]
+) -> Callable[[Conditions, PyTree], tuple[Float[Array, " M"], dict[str, Float[Array, " M"]]]]:
+    """(conditions, local teachers [M]) → the same of the controllers' means."""
+
+    def one(bound: Env, teacher: LocalTeacher, x0: Array, local: PyTree) -> tuple[Array, dict[str, Array]]:
+        controller = teacher.controller(local)
+        path = bound.rollout(x0, controller, jnp.zeros_like(controller.us))
+        return jnp.sum(path.costs), last_metrics(bound, path)
+
+    return lambda conditions, local: batched(env, make_teacher, one)(conditions.context, conditions.x0, local)
 
 
 def counted(totals: dict[str, Int[Array, ""]], **spent: Array | int) -> tuple[dict, dict]:

@@ -1,0 +1,125 @@
+"""Guided policy search on the published tasks and protocol (Montgomery & Levine 2016): distances per iteration.
+
+Every run is kept in runs/gps_tables and resumed where it was stopped. Training conditions, samples and
+iterations are the paper's, dynamics are unknown; what a student is tested on is its noise-free rollout in each
+training condition. Settings were chosen on seeds from 100 on, which are not among those here.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from benchmarks.harness import Row, main
+from gps.cli import compare
+from gps.cli.variants import slug
+
+SEEDS = tuple(range(10))
+METHODS = {
+    "BADMM": "badmm",
+    "off-policy classic": "mdgps(step_rule='classic'",
+    "off-policy global": "mdgps(step_rule='global'",
+    "on-policy classic": "mdgps(on_policy=True, step_rule='classic'",
+    "on-policy global": "mdgps(on_policy=True, step_rule='global'",
+}
+
+
+class Protocol(NamedTuple):
+    """One task."""
+
+    options: str
+    """Of every method."""
+    iterations: int
+    looked_at: tuple[int, ...]
+    """Iterations that are shown."""
+    published: dict[str, tuple[float, ...]]
+    """Final distance, m, read off the authors' figure at iterations 5, 10, 15."""
+    best: str
+    """Target of the best method's mean distance at the last iteration, m."""
+
+
+PROTOCOLS = {
+    "blind_peg": Protocol("epsilon=1.0, multipliers=(0.01, 3.0)", 12, (3, 6, 9, 12), {}, "<= 0.04"),
+    "peg": Protocol("epsilon=2.0, multipliers=(0.01, 1.0)", 12, (3, 6, 9, 12), {}, "<= 0.05"),
+    "obstacle": Protocol("epsilon=2.0, multipliers=(0.1, 1.0)", 15, (5, 10, 15), {}, "<= 0.26"),
+}
+
+
+def case(env: str) -> Callable[[bool], list[Row]]:
+    """Rows of one task: each method's distances, then what the best of them came to."""
+
+    def rows(fast: bool) -> list[Row]:
+        protocol = PROTOCOLS[env]
+        methods = dict(list(METHODS.items())[1:2]) if fast else METHODS
+        iterations = 2 if fast else protocol.iterations
+        flags = compare.Flags(
+            algorithms=tuple(_spelled(method, protocol) for method in methods.values()),
+            envs=(env,),
+            seeds=SEEDS[:1] if fast else SEEDS,
+            iterations=iterations,
+            episodes=2 if fast else 50,
+            out=f"runs/gps_tables{'-fast' if fast else ''}/{env}",
+        )
+        compare.compare(flags, Console(stderr=True))
+        found: list[Row] = []
+        last: dict[str, np.ndarray] = {}
+        for title, method in methods.items():
+            runs = [_records(flags, env, _spelled(method, protocol), seed) for seed in flags.seeds]
+            looked_at = (iterations,) if fast else protocol.looked_at
+            found += _of_method(title, runs, looked_at)
+            last[title] = _of(runs, "student_distance", iterations)
+        best = min(last, key=lambda title: last[title].mean())
+        found.append(Row(f"best method's distance ({best})", last[best].mean(), "m", protocol.best))
+        return found
+
+    return rows
+
+
+def _of_method(title: str, runs: Sequence[list[dict[str, Any]]], looked_at: Sequence[int]) -> list[Row]:
+    """Student's distances by iteration, then the iterate handed out, the local controllers, and the cost."""
+    found = [
+        Row(f"{title}: student, iteration {i}", _of(runs, "student_distance", i).mean(), "m") for i in looked_at
+    ]
+    end = looked_at[-1]
+    chosen = [min(records, key=lambda record: record["student_cost"]) for records in runs]
+    taught = np.mean([records[0]["teacher_cost"] for records in runs])
+    local = _of(runs, "local_cost", end).mean()
+    kept = np.mean([record["student_cost"] for record in chosen])
+    found.append(
+        Row(f"{title}: student, its standard deviation", _of(runs, "student_distance", end).std(ddof=0), "m")
+    )
+    found.append(Row(f"{title}: iterate handed out", _mean(chosen, "student_distance"), "m"))
+    if "student_inserted" in chosen[0]:
+        found += [
+            Row(f"{title}: iterate handed out, inserted", _mean(chosen, "student_inserted"), "share"),
+            Row(f"{title}: the same in unseen conditions", _mean(chosen, "test_inserted"), "share"),
+            Row(f"{title}: local controllers inserted", _of(runs, "local_inserted", end).mean(), "share"),
+        ]
+    share = (taught - kept) / (taught - local)
+    return [*found, Row(f"{title}: (J_init - J_student) / (J_init - J_teacher)", share, "ratio")]
+
+
+def _spelled(method: str, protocol: Protocol) -> str:
+    """The method as `gps compare` reads it."""
+    return f"{method}, {protocol.options})" if "(" in method else f"{method}({protocol.options})"
+
+
+def _records(flags: compare.Flags, env: str, algorithm: str, seed: int) -> list[dict[str, Any]]:
+    path = Path(flags.out) / slug(env) / slug(algorithm) / f"seed-{seed}" / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _of(runs: Sequence[list[dict[str, Any]]], name: str, iteration: int) -> np.ndarray:
+    """A figure of every run at one iteration."""
+    return np.array([records[iteration - 1][name] for records in runs], float)
+
+
+def _mean(records: Sequence[dict[str, Any]], name: str) -> float:
+    return float(np.mean([record[name] for record in records]))
+
+
+if __name__ == "__main__":
+    main("gps_tables", {env: case(env) for env in PROTOCOLS}, seeds=SEEDS)

@@ -1,0 +1,135 @@
+"""The local teacher: what it learns from rollouts, what it leaves out, and what its terms cost."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gps_tasks import cart, roll
+
+from envs import from_mjcf
+from gps.types import KLTerm, LinearGaussian, QuadraticCost, Status
+from teachers.hold import hold
+from teachers.local_lqr import local_lqr, priced
+
+KEY = jax.random.key(5)
+
+
+def learned(N=30, dynamics="fitted", spoil=None, **options):
+    env = cart().bind(jnp.asarray(0.4))
+    teacher = local_lqr(env, dynamics, std=0.5, **options)
+    state = teacher.init(KEY, env.init(KEY))
+    paths = roll(env, teacher.controller(state), env.init(KEY), KEY, N)
+    if spoil is not None:
+        paths = spoil(paths)
+    new, info = jax.jit(teacher.learn)(KEY, state, paths)
+    return env, teacher, state, new, info, paths
+
+
+def test_a_linear_plant_is_learned_from_rollouts_and_known_from_derivatives():
+    env, _, _, state, _, paths = learned(clusters=0, ridge=1e-12)
+    true = env.linearize(jnp.zeros(2), jnp.zeros(1))
+    middle = slice(2, None)  # all begin at one point: nothing is seen of A there
+    np.testing.assert_allclose(state.model.dynamics.A[middle], np.broadcast_to(true.A, state.model.dynamics.A[middle].shape), atol=1e-4)
+    np.testing.assert_allclose(state.model.dynamics.B[middle], np.broadcast_to(true.B, state.model.dynamics.B[middle].shape), atol=1e-4)
+    np.testing.assert_allclose(state.model.cost.u[:-1], jnp.mean(paths.us, axis=0), atol=1e-12)
+    _, _, _, known, _, _ = learned(dynamics="known")
+    np.testing.assert_allclose(known.model.dynamics.A[0], true.A, atol=1e-12)
+
+
+def test_a_rollout_that_diverged_is_left_out_and_counted():
+    def spoil(paths):
+        worse = paths.xs.at[3].add(50.0)
+        return paths._replace(xs=worse, status=paths.status.at[3].set(Status.DIVERGED))
+
+    def drop(paths):
+        return jax.tree.map(lambda leaf: jnp.delete(leaf, 3, axis=0), paths)
+
+    _, _, _, spoiled, info, _ = learned(12, spoil=spoil, clusters=0)
+    _, _, _, without, _, _ = learned(12, spoil=drop, clusters=0)
+    assert int(info["lost"]) == 1
+    for ours, wanted in zip(jax.tree.leaves(spoiled.model), jax.tree.leaves(without.model), strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=1e-9)
+
+
+def test_where_no_rollout_is_left_the_state_is_as_it_was():
+    def spoil(paths):
+        return paths._replace(status=jnp.full_like(paths.status, Status.ENGINE_ERROR))
+
+    _, _, before, after, info, _ = learned(4, spoil=spoil, clusters=3, remember=8)
+    assert int(info["lost"]) == 4
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_one_rollout_needs_a_prior():
+    with pytest.raises(ValueError, match="1 rollouts do not determine 3 gains"):
+        learned(1, clusters=0)
+    _, teacher, _, state, _, _ = learned(1, clusters=2)
+    term = KLTerm(teacher.controller(state), bound=jnp.asarray(2.0))
+    better, info = jax.jit(teacher.improve)(state, (term,))
+    assert int(info["status"]) <= 1
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(teacher.controller(better)))
+
+
+def test_a_step_stays_within_its_bound_and_does_what_it_foresees():
+    env, teacher, _, state, _, _ = learned(clusters=0, ridge=1e-12)
+    before = teacher.controller(state)
+    better, info = jax.jit(teacher.improve)(state, (KLTerm(before, bound=jnp.asarray(5.0)),))
+    assert int(info["status"]) == 0
+    np.testing.assert_allclose(np.sum(info["kl"]), 5.0, rtol=0.1)
+    foreseen = teacher.expected_cost(state, teacher.controller(better))
+    assert foreseen < teacher.expected_cost(state, before)
+    again = roll(env, teacher.controller(better), env.init(KEY), jax.random.key(77), 2000)
+    costs = jnp.sum(again.costs, axis=1)
+    error = 4 * float(jnp.std(costs)) / 2000**0.5
+    assert abs(float(jnp.mean(costs)) - float(foreseen)) < error + 0.01 * abs(float(foreseen))
+
+
+def test_the_price_of_a_term_is_the_expected_log_density_it_stands_for():
+    rng = np.random.default_rng(3)
+    T, n, m = 2, 3, 2
+    policy = LinearGaussian(
+        jnp.zeros((T, n)),
+        rng.normal(size=(T, m)),
+        rng.normal(size=(T, m, n)),
+        jnp.stack([jnp.eye(m) * 0.7 + 0.2, jnp.eye(m) * 1.3]),
+    )
+    weight, multiplier = jnp.asarray([0.6, 2.0]), rng.normal(size=(T, m))
+    nothing = QuadraticCost(
+        *(jnp.zeros((T + 1, *shape)) for shape in ((), (n,), (m,), (n, n), (m, m), (n, m))),
+        jnp.zeros((T + 1, n)),
+        jnp.concatenate([rng.normal(size=(T, m)), np.zeros((1, m))]),
+    )
+    cost = priced(nothing, KLTerm(policy, weight=weight, multiplier=multiplier))
+    for t in range(T):
+
+        def wanted(dx, du, t=t):
+            gap = nothing.u[t] + du - policy.us[t] - policy.K[t] @ dx
+            return 0.5 * weight[t] * gap @ np.linalg.solve(policy.cov[t], gap) - (nothing.u[t] + du) @ multiplier[t]
+
+        def ours(dx, du, t=t):
+            quadratic = 0.5 * dx @ cost.Q[t] @ dx + 0.5 * du @ cost.R[t] @ du + dx @ cost.M[t] @ du
+            return cost.q[t] @ dx + cost.r[t] @ du + quadratic
+
+        points = [(rng.normal(size=n), rng.normal(size=m)) for _ in range(5)]
+        differences = [wanted(*point) - ours(*point) for point in points]
+        np.testing.assert_allclose(differences, differences[0], atol=1e-9)
+
+
+
+
+def test_the_first_controller_holds_and_says_what_it_cannot():
+    env = cart()
+    controller = hold(env, jnp.asarray([1.0, 0.0]), std=0.2, stiffness=3.0, damping=0.5)
+    np.testing.assert_allclose(controller.K[4], [[-3.0, -0.5]])
+    np.testing.assert_allclose(controller.cov[0], [[0.04]])
+    with pytest.raises(ValueError, match="std must be positive"):
+        hold(env, jnp.zeros(2), std=0.0)
+    two = from_mjcf(
+        "<mujoco><worldbody><body><joint name='a'/><geom size='.1'/><body pos='1 0 0'><joint/><geom size='.1'/>"
+        "</body></body></worldbody><actuator><motor joint='a'/></actuator></mujoco>",
+        lambda x, u, y, t: jnp.sum(u**2),
+        name="two",
+    )
+    with pytest.raises(ValueError, match="two has 1 controls for 2 degrees of freedom"):
+        hold(two, jnp.zeros(4), stiffness=1.0)

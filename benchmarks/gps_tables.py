@@ -1,8 +1,8 @@
-"""Guided policy search on the published tasks and protocol (Montgomery & Levine 2016): distances per iteration.
+"""Guided policy search on the published tasks and protocol (Montgomery & Levine 2016).
 
 Every run is kept in runs/gps_tables and resumed where it was stopped. Training conditions, samples and
-iterations are the paper's, dynamics are unknown; what a student is tested on is its noise-free rollout in each
-training condition. Settings were chosen on seeds from 100 on, which are not among those here.
+iterations are the paper's, dynamics are unknown; what a student is tested on is its noise-free rollout in
+each training condition. Settings were chosen on seeds from 100 on, which are not among those here.
 """
 
 import json
@@ -81,7 +81,8 @@ def case(env: str) -> Callable[[bool], list[Row]]:
 def _of_method(title: str, runs: Sequence[list[dict[str, Any]]], looked_at: Sequence[int]) -> list[Row]:
     """Student's distances by iteration, then the iterate handed out, the local controllers, and the cost."""
     found = [
-        Row(f"{title}: student, iteration {i}", _of(runs, "student_distance", i).mean(), "m") for i in looked_at
+        Row(f"{title}: student, iteration {i}", _of(runs, "student_distance", i).mean(), "m")
+        for i in looked_at
     ]
     end = looked_at[-1]
     chosen = [min(records, key=lambda record: record["student_cost"]) for records in runs]

@@ -13,9 +13,9 @@ import numpy as np
 
 from benchmarks.harness import Row, main, median_time
 from gps.gaussian import Gaussian
+from gps.gmm import fit_gmm, seed_gmm
 from gps.types import LinearDynamics, LinearGaussian, QuadraticCost
 from teachers.fitted import fit_dynamics, transitions
-from gps.gmm import fit_gmm, seed_gmm
 from teachers.kl_lqr import KLSolution, KLStatus, kl_lqr
 
 T, N_X, N_U = 100, 26, 7

@@ -25,7 +25,7 @@ BALANCE = 1.0
 @cache
 def scene(fast: bool) -> tuple[Pairing, Callable, Callable]:
     """The task, and the programs that judge its teacher and a student."""
-    made = pairing("cartpole", **({"horizon": 30} if fast else {}))
+    made = pairing("cartpole", horizon=30) if fast else pairing("cartpole")
     teacher = cpu_jit(evaluate(made.env, make_teacher=made.make_teacher))
     return made, teacher, cpu_jit(evaluate(made.env, student=made.student))
 

@@ -1,4 +1,4 @@
-"""Put a peg into a hole that the student does not know the place of: it sees joint angles and velocities only."""
+"""Put a peg into a hole whose place the student does not know: it sees joint angles and velocities only."""
 
 from envs import peg
 from gps.types import Env

@@ -1,7 +1,7 @@
 """Put a peg into a hole with 5 mm of clearance, with the torques of a seven-joint arm (Levine & Abbeel 2014).
 
-State (14): joint angles and velocities. Controls (7): torques, Nm. Sensors (12): positions and velocities of the
-peg's two ends. The context is where the hole is, its offset [2] from the usual place; within reach for
+State (14): joint angles and velocities. Controls (7): torques, Nm. Sensors (12): positions and velocities of
+the peg's two ends. The context is where the hole is, its offset [2] from the usual place; within reach for
 ±.1 m. Geometry, gains, weights and conditions are those of the MDGPS experiments (Montgomery & Levine 2016).
 """
 

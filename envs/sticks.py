@@ -49,9 +49,7 @@ def sticks(shape: Sticks) -> Drawing:
             axes = figure.add_axes(
                 (i / len(titles) + 0.003, 0.006, 1 / len(titles) - 0.006, 0.988), xticks=[], yticks=[]
             )
-            axes.set(
-                xlim=(across - wide, across + wide), ylim=(up - tall, up + tall), facecolor="#f4f8fc"
-            )
+            axes.set(xlim=(across - wide, across + wide), ylim=(up - tall, up + tall), facecolor="#f4f8fc")
             axes.text(
                 0.02,
                 0.97,
@@ -119,7 +117,7 @@ def _table(offset: np.ndarray) -> np.ndarray:
     y, z = peg_task.TARGET[1] + float(offset[1]), (peg_task.RIM, peg_task.TARGET[2])
     half, far = 0.033, 0.35
     outline = [(-far, z[0]), (-half, z[0]), (-half, z[1]), (half, z[1]), (half, z[0]), (far, z[0])]
-    return np.array(outline) + [y, 0]
+    return np.array(outline) + np.array([y, 0])
 
 
 def _particle(x: np.ndarray, context: Any) -> np.ndarray:
@@ -141,6 +139,10 @@ reacher = sticks(Sticks(_reacher, (0.35, 0.35), target=np.asarray))
 peg = sticks(Sticks(_peg, (0.75, 0.6), scenery=_table, centre=(0.0, -0.15)))
 obstacle = sticks(
     Sticks(
-        _particle, (2.1, 2.1), target=lambda y0: np.array(obstacle_task.GOAL), scenery=_walls, centre=(1.6, 0.0)
+        _particle,
+        (2.1, 2.1),
+        target=lambda y0: np.array(obstacle_task.GOAL),
+        scenery=_walls,
+        centre=(1.6, 0.0),
     )
 )

@@ -26,7 +26,9 @@ def training_conditions(env: Env, key: Key[Array, ""], number: int | None = None
         ValueError: the task has no set of its own and no number is given, or the number is not positive.
     """
     if number is None and env.conditions is None:
-        raise ValueError(f"{env.name} has no fixed set of training conditions: say how many to draw, conditions=4")
+        raise ValueError(
+            f"{env.name} has no fixed set of training conditions: say how many to draw, conditions=4"
+        )
     if number is not None:
         if number < 1:
             raise ValueError(f"there must be at least 1 condition, got {number}")

@@ -35,7 +35,7 @@ def linearise_sensors(
 ) -> tuple[Float[Array, "T+1 ny ndx"], Float[Array, "T+1 ny nu"]]:
     """C and D alone, by the derivative of `env.sense`: no step of the dynamics is needed."""
     if env.ny == 0:
-        return tuple(jnp.zeros((xs.shape[0], 0, n), us.dtype) for n in (env.ndx, env.nu))
+        return jnp.zeros((xs.shape[0], 0, env.ndx), us.dtype), jnp.zeros((xs.shape[0], 0, env.nu), us.dtype)
 
     def one(x: Array, u: Array) -> tuple[Array, Array]:
         def read(dx: Array, du: Array) -> Array:

@@ -1,8 +1,9 @@
 """Factorisations of small symmetric matrices that are safe inside loops.
 
-XLA's CPU runtime can wait for ever where two *batched* LAPACK calls run side by side inside a loop (jaxlib 0.10,
-seen with two threads), which is what `vmap` of a solver makes. Up to 8 x 8 the factor is written out in array
-operations, which is also faster than a call; beyond, a batch is handed to LAPACK one matrix after another.
+XLA's CPU runtime can wait for ever where two *batched* LAPACK calls run side by side inside a loop (jaxlib
+0.10, seen with two threads), which is what `vmap` of a solver makes. Up to 8 x 8 the factor is written out
+in array operations, which is also faster than a call; beyond, a batch is handed to LAPACK one matrix after
+another.
 """
 
 import jax
@@ -73,7 +74,7 @@ _factor, _invert = jax.custom_jvp(_lapack_factor), jax.custom_jvp(_lapack_invers
 
 @_factor.defjvp
 def _factor_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    """dL = L Φ(L⁻¹ dH L⁻ᵀ), Φ the lower triangle with half the diagonal."""
+    """The rule dL = L Φ(L⁻¹ dH L⁻ᵀ), Φ the lower triangle with half the diagonal."""
     (H,), (dH,) = primals, tangents
     L = _factor(H)
     inverse = _invert(L)

@@ -1,7 +1,6 @@
 """Linear-Gaussian regression with a normal-inverse-Wishart prior: y|x ~ N(mean + gain (x − x̄), cov).
 
-The core of fitted dynamics (`teachers.fitted`) and of students linearised from samples (`students.linearize`),
-after Levine & Abbeel 2014, section 3.1.
+The core of fitted dynamics (`teachers.fitted`), after Levine & Abbeel 2014, section 3.1.
 """
 
 from typing import NamedTuple
@@ -78,8 +77,8 @@ def check_samples(samples: int, regressors: int, prior: GMM | None) -> None:
     """
     if prior is None and samples < regressors + 1:
         raise ValueError(
-            f"{samples} rollouts do not determine {regressors} gains and an offset per step: give a prior, or at "
-            f"least {regressors + 1} rollouts"
+            f"{samples} rollouts do not determine {regressors} gains and an offset per step: give a prior, "
+            f"or at least {regressors + 1} rollouts"
         )
 
 

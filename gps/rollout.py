@@ -99,8 +99,8 @@ def open_loop(env: "Env", x0: Float[Array, " nx"], us: Float[Array, "T nu"]) -> 
 def student_rollout(env: "Env", student: "Student") -> Callable[..., tuple[Trajectory, PyTree]]:
     """(key, variables, x0, scale) → (Trajectory, observations [T, …]) with the student at the controls.
 
-    `scale` is that of its noise: 1 for actions drawn from its distribution, 0 for their modes. A control that is
-    not finite counts as `Status.DIVERGED`, and the state is held from there on, as in `Env.rollout`.
+    `scale` is that of its noise: 1 for actions drawn from its distribution, 0 for their modes. A control
+    that is not finite counts as `Status.DIVERGED`, and the state is held from there on, as in `Env.rollout`.
     """
     step = guard_step(env.step)
 
@@ -124,7 +124,9 @@ def student_rollout(env: "Env", student: "Student") -> Callable[..., tuple[Traje
 
         rest = jnp.zeros(env.nu, x0.dtype)
         first = (x0, jnp.int32(Status.OK), env.observer.init(memory_key), student.initial_carry(), rest)
-        (x_last, status, *_), (xs, us, obs) = jax.lax.scan(advance, first, jax.random.split(life, env.horizon))
+        (x_last, status, *_), (xs, us, obs) = jax.lax.scan(
+            advance, first, jax.random.split(life, env.horizon)
+        )
         xs = jnp.concatenate([xs, x_last[None]])
         ys = jax.vmap(env.sense)(xs, jnp.concatenate([us, rest[None]]))
         costs = trajectory_costs(env.cost, env.final_cost, xs, us, ys)

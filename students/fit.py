@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from gps.dataset import size, split
@@ -77,8 +78,8 @@ def adam(
         [updates - last],
     )
 
-    def anew(count: Array) -> Array:
-        return schedule(count % updates)
+    def anew(count: ArrayLike) -> ArrayLike:
+        return schedule(jnp.asarray(count) % updates)
 
     return optax.chain(optax.clip_by_global_norm(clip), optax.adam(anew if periodic else schedule))
 

@@ -12,7 +12,7 @@ __all__ = ["hold"]
 def hold(
     env: Env, x0: Float[Array, " nx"], std: float = 0.3, stiffness: float = 0.0, damping: float = 0.0
 ) -> LinearGaussian:
-    """u ~ N(−stiffness (q − q0) − damping q̇, std²) at every step.
+    """The law u ~ N(−stiffness (q − q0) − damping q̇, std²) at every step.
 
     Args:
         env: the task.
@@ -29,8 +29,8 @@ def hold(
     pushes = env.ndx == 2 * env.nu
     if (stiffness or damping) and not pushes:
         raise ValueError(
-            f"{env.name} has {env.nu} controls for {env.ndx // 2} degrees of freedom: stiffness and damping must "
-            "be 0"
+            f"{env.name} has {env.nu} controls for {env.ndx // 2} degrees of freedom: stiffness and damping "
+            "must be 0"
         )
     T, m, eye = env.horizon, env.nu, jnp.eye(env.nu, dtype=x0.dtype)
     K = jnp.concatenate([-stiffness * eye, -damping * eye], axis=1) if pushes else jnp.zeros((m, env.ndx))

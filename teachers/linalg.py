@@ -15,6 +15,7 @@ from gps.linalg import UNROLL_UP_TO, cholesky, lower_inverse
 
 __all__ = ["BoxQP", "box_qp", "free_solve", "shifted_solve", "solve_spd"]
 
+
 class BoxQP(NamedTuple):
     """The minimiser of ½ xᵀHx + gᵀx over low ≤ x ≤ high."""
 

@@ -1,7 +1,8 @@
-"""PI² as a local teacher: rollouts weighted by their cost-to-go, the temperature from the REPS dual. No model.
+"""PI² as a local teacher: rollouts weighted by their cost-to-go, the temperature from the REPS dual. No
+model.
 
-Theodorou, Buchli & Schaal 2010, per time step and without a parametrisation, in the form of Chebotar et al. 2017
-("Path integral guided policy search", arXiv 1610.00529; "Combining model-based and model-free updates",
+Theodorou, Buchli & Schaal 2010, per time step and without a parametrisation, in the form of Chebotar et al.
+2017 ("Path integral guided policy search", arXiv 1610.00529; "Combining model-based and model-free updates",
 arXiv 1703.03078, section 3.3). The temperature is that of REPS (Peters, Mülling & Altün 2010).
 """
 
@@ -19,6 +20,7 @@ from gps.linalg import cholesky, eigh, lower_inverse
 from gps.types import Env, KLTerm, Limits, LinearGaussian, LocalTeacher, Status, Trajectory
 from teachers.hold import hold
 from teachers.kl_lqr import KLStatus
+from teachers.local_lqr import only_bound
 
 __all__ = [
     "Noise",
@@ -84,8 +86,8 @@ def local_pi2(
 ) -> LocalTeacher:
     """Made for one condition: `env` bound to its context. Rollouts are all that it needs of `env`.
 
-    The gains stay those of the policy in the KL term; feedforward and covariance are new (`tilt_noise`). A scalar
-    bound is shared equally by the steps.
+    The gains stay those of the policy in the KL term; feedforward and covariance are new (`tilt_noise`). A
+    scalar bound is shared equally by the steps.
 
     Args:
         env: the task.
@@ -97,8 +99,8 @@ def local_pi2(
         remember: the most rollouts that it can learn from at once.
 
     Raises:
-        ValueError: settings that cannot work, more rollouts than `remember`, or KL terms other than one with a
-            positive bound and no price.
+        ValueError: settings that cannot work, more rollouts than `remember`, or KL terms other than one with
+            a positive bound and no price.
     """
     if not inertia > 0:
         raise ValueError(f"inertia must be positive, came {inertia}: few rollouts alone give no covariance")
@@ -151,9 +153,10 @@ def temperature(
 ) -> Float[Array, ""]:
     """argmin_η  η ε + η log Σ share · exp(−costs/η), ε = `bound`: the dual of REPS, in units of the costs.
 
-    It is convex, and stationary where the divergence of the weights is ε; that falls as η grows and is at most
-    (range of the costs / η)² / 8, hence the bracket for a bisection on log η. Where even the best rollout alone
-    is within ε, η is the lower end of the bracket: a rounding error times the range of the costs.
+    It is convex, and stationary where the divergence of the weights is ε; that falls as η grows and is at
+    most (range of the costs / η)² / 8, hence the bracket for a bisection on log η. Where even the best
+    rollout alone is within ε, η is the lower end of the bracket: a rounding error times the range of the
+    costs.
     """
     spread = jnp.max(jnp.where(share > 0, costs, -jnp.inf)) - jnp.min(jnp.where(share > 0, costs, jnp.inf))
     scale = jnp.where(spread > 0, spread, jnp.ones_like(spread))
@@ -178,10 +181,10 @@ def tilt_noise(
 ) -> Tilt:
     """PI² in units of the noise: the policy is N(0, I) at every step.
 
-    With weights w from `costs` (to go) at the temperature of REPS and ω = 1/N, the mean moves by Σ (w − ω) z: less
-    the rollouts' own mean, so that weights that say nothing move nothing. The covariance is the MAP estimate
-    under an inverse-Wishart prior around the policy's, n Σ w (z − z̄)(z − z̄)ᵀ + n₀ I over n − 1 + n₀, where
-    n = 1/Σ w² is how many rollouts the weights leave and n₀ = `inertia`.
+    With weights w from `costs` (to go) at the temperature of REPS and ω = 1/N, the mean moves by Σ (w − ω)
+    z: less the rollouts' own mean, so that weights that say nothing move nothing. The covariance is the MAP
+    estimate under an inverse-Wishart prior around the policy's, n Σ w (z − z̄)(z − z̄)ᵀ + n₀ I over n − 1 +
+    n₀, where n = 1/Σ w² is how many rollouts the weights leave and n₀ = `inertia`.
     """
 
     def one(z: Array, costs: Array, bound: Array) -> Tilt:
@@ -228,12 +231,13 @@ def blank(env: Env, x0: Float[Array, " nx"], slots: int) -> Rollouts:
 def store(
     old: Rollouts, trajectories: Trajectory, x0: Float[Array, " nx"]
 ) -> tuple[Rollouts, Int[Array, ""]]:
-    """The rollouts [N] in place of the old ones, and how many of them are lost: diverged, or of no finite cost.
+    """The rollouts [N] in place of the old ones, and how many of them are lost: diverged, or of no finite
+    cost.
 
     Where all are, the old ones stay.
     """
     slots, N = old.weight.shape[0], trajectories.us.shape[0]
-    if N > slots:
+    if slots < N:
         raise ValueError(
             f"came {N} rollouts and there is room for {slots}: make the teacher with remember={N}"
         )
@@ -312,19 +316,17 @@ def tilted(
 def one_bound(
     terms: Sequence[KLTerm],
 ) -> tuple[LinearGaussian, Float[Array, ""] | Float[Array, " T"]]:
-    """The policy of the one KL term, and its bound as it was given."""
-    if len(terms) != 1:
-        raise ValueError(f"expected one KL term, a policy and a bound, came {len(terms)}")
-    ((policy, bound, weight, multiplier),) = terms
-    if bound is None:
-        raise ValueError("the KL term has no bound, and PI² no other step length: give bound > 0, in nats")
-    if weight is not None or multiplier is not None:
-        raise ValueError("the KL term has a price: PI² takes bounds only, drop its weight and multiplier")
+    """The policy of the only KL term, and its bound as it was given."""
+    policy, bound = only_bound(terms)
+    if any(term.weight is not None or term.multiplier is not None for term in terms):
+        raise ValueError("a KL term has a price: PI² takes a bound only, drop weight and multiplier")
     T, shape = policy.us.shape[0], jnp.shape(bound)
     if shape not in ((), (T,)):
         raise ValueError(f"the bound must be a number or have shape [{T}], came {list(shape)}")
     if not isinstance(bound, Tracer) and not np.all(np.asarray(bound) > 0):
-        raise ValueError(f"the KL bound must be positive, came {bound}")
+        raise ValueError(
+            f"the KL bound must be positive, came {bound}: it is the length of the step, in nats"
+        )
     return policy, jnp.asarray(bound, policy.us.dtype)
 
 

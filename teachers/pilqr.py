@@ -111,10 +111,11 @@ def local_pilqr(
         policy = recenter(given, model.cost.x[: env.horizon], env.minus, env.plus)
         z = noise_of(env, policy, past).z
         whole = cost_to_go(past.costs)
-        rest = whole - cost_to_go(predicted_costs(env, model, policy, past, z))
+        seen = cost_to_go(predicted_costs(env, model, policy, past, z))
+        rest = whole - seen
         share = share_of(past)
-        second = jnp.minimum(_taken(whole, rest, share, bound), (1 - model_share) * bound)
-        first = bound - second
+        first = jnp.maximum(_explained(whole, seen, rest, share, bound), model_share) * bound
+        second = bound - first
         solved, info = lqr.improve(state.lqr, (KLTerm(policy, first if total.ndim else jnp.sum(first)),))
         tilt = tilt_noise(z, rest, share, second, inertia)
         new = tilted(solved.controller, tilt, jnp.zeros_like(policy.us), second, env.limits)
@@ -167,13 +168,15 @@ def _value(cost: QuadraticCost, dx: Array, du: Array) -> Float[Array, ""]:
     return cost.c + cost.q @ dx + cost.r @ du + 0.5 * quadratic + dx @ cost.M @ du
 
 
-def _taken(whole: Array, rest: Array, share: Array, bound: Array) -> Float[Array, " T"]:
-    """KL of the weights by the residual cost-to-go, at the temperature of the whole one."""
+def _explained(whole: Array, seen: Array, rest: Array, share: Array, bound: Array) -> Float[Array, " T"]:
+    """Of the divergences of the weights by `seen` and by `rest`, at the temperature of both, that of the first."""
 
-    def one(whole: Array, rest: Array, bound: Array) -> Array:
-        return boltzmann(rest, share, temperature(whole, share, bound))[1]
+    def one(whole: Array, seen: Array, rest: Array, bound: Array) -> Array:
+        eta = temperature(whole, share, bound)
+        var = lambda c: share @ (c - share @ c) ** 2
+        return jnp.where(var(whole) > 0, 1 - var(rest) / var(whole), 1.0)
 
-    return jax.vmap(one, (1, 1, 0))(whole, rest, bound)
+    return jax.vmap(one, (1, 1, 1, 0))(whole, seen, rest, bound)
 
 
 def _divergence(model: Model, new: LinearGaussian, policy: LinearGaussian) -> Float[Array, " T"]:

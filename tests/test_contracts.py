@@ -150,7 +150,7 @@ def test_a_teacher_is_pure_and_vmaps(name):
 @pytest.mark.parametrize("name", TEACHERS)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
 def test_a_teacher_labels_in_the_dtype_of_the_state(name, dtype):
-    init, _, act, made = acting(name)
+    init, _, act, _ = acting(name)
     x = jnp.asarray([0.3, -0.2], dtype)
     state = init(KEY, x)
     action, later = jax.eval_shape(act, KEY, state, x, jnp.int32(0))

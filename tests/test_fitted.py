@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from teachers.fitted import fit_dynamics, transitions
 from gps.gmm import GMM, fit_gmm, moments_at, seed_gmm
+from teachers.fitted import fit_dynamics, transitions
 
 n, m, T = 3, 2, 6
 

@@ -22,7 +22,14 @@ from students.networks import mlp
 from teachers.local_lqr import local_lqr
 
 KEY, OTHER = jax.random.split(jax.random.key(23))
-SMALL = {"samples": 4, "updates": 300, "batch_size": 64, "copies": 1, "test_conditions": 2, "learning_rate": 3e-3}
+SMALL = {
+    "samples": 4,
+    "updates": 300,
+    "batch_size": 64,
+    "copies": 1,
+    "test_conditions": 2,
+    "learning_rate": 3e-3,
+}
 METHODS = {
     "mdgps": mdgps,
     "mdgps on policy, global": functools.partial(mdgps, on_policy=True, step_rule="global"),
@@ -56,7 +63,7 @@ def ran(name, iterations=6):
 def test_the_student_comes_near_the_best_that_can_be_done(name):
     _, _, infos = ran(name)
     costs = [float(info["student_cost"]) for info in infos]
-    assert 2 * BEST < float(infos[0]["driver_cost"])
+    assert float(infos[0]["driver_cost"]) > 2 * BEST
     assert BEST * (1 - 1e-3) < min(costs) < 1.02 * BEST, costs
     assert min(float(info["student_distance"]) for info in infos) < 0.1
 
@@ -98,7 +105,9 @@ def test_best_is_the_best():
 
     def cost(us, goal):
         bound = env.bind(goal)
-        controller = LinearGaussian(jnp.zeros((20, 2)), us[:, None], jnp.zeros((20, 1, 2)), jnp.zeros((20, 1, 1)))
+        controller = LinearGaussian(
+            jnp.zeros((20, 2)), us[:, None], jnp.zeros((20, 1, 2)), jnp.zeros((20, 1, 1))
+        )
         return jnp.sum(bound.rollout(jnp.zeros(2), controller, jnp.zeros((20, 1))).costs)
 
     value = jax.jit(jax.value_and_grad(cost))
@@ -140,7 +149,9 @@ def test_labels_are_the_controllers_actions_at_the_states_and_around_them():
     paths, targets = paths_of(), targets_of()
     lost = paths._replace(status=paths.status.at[1, 0].set(Status.DIVERGED))
     data = labels(cart(), Supervision(copies=2))(KEY, conditions(), targets, lost)
-    rows = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(3, 3, 2, 20, *leaf.shape[1:]), data._replace(next_slot=()))
+    rows = jax.tree.map(
+        lambda leaf: np.asarray(leaf).reshape(3, 3, 2, 20, *leaf.shape[1:]), data._replace(next_slot=())
+    )
     np.testing.assert_allclose(rows.x[:, 0], paths.xs[:, :, :-1], rtol=1e-6)
     moved = rows.x[:, 1:] - rows.x[:, :1]
     scale = np.asarray(paths.xs[:, :, :-1]).std(axis=1, ddof=0)

@@ -29,8 +29,9 @@ def test_a_linear_plant_is_learned_from_rollouts_and_known_from_derivatives():
     env, _, _, state, _, paths = learned(clusters=0, ridge=1e-12)
     true = env.linearize(jnp.zeros(2), jnp.zeros(1))
     middle = slice(2, None)  # all begin at one point: nothing is seen of A there
-    np.testing.assert_allclose(state.model.dynamics.A[middle], np.broadcast_to(true.A, state.model.dynamics.A[middle].shape), atol=1e-4)
-    np.testing.assert_allclose(state.model.dynamics.B[middle], np.broadcast_to(true.B, state.model.dynamics.B[middle].shape), atol=1e-4)
+    A, B = state.model.dynamics.A[middle], state.model.dynamics.B[middle]
+    np.testing.assert_allclose(A, np.broadcast_to(true.A, A.shape), atol=1e-4)
+    np.testing.assert_allclose(B, np.broadcast_to(true.B, B.shape), atol=1e-4)
     np.testing.assert_allclose(state.model.cost.u[:-1], jnp.mean(paths.us, axis=0), atol=1e-12)
     _, _, _, known, _, _ = learned(dynamics="known")
     np.testing.assert_allclose(known.model.dynamics.A[0], true.A, atol=1e-12)
@@ -105,7 +106,8 @@ def test_the_price_of_a_term_is_the_expected_log_density_it_stands_for():
 
         def wanted(dx, du, t=t):
             gap = nothing.u[t] + du - policy.us[t] - policy.K[t] @ dx
-            return 0.5 * weight[t] * gap @ np.linalg.solve(policy.cov[t], gap) - (nothing.u[t] + du) @ multiplier[t]
+            price = 0.5 * weight[t] * gap @ np.linalg.solve(policy.cov[t], gap)
+            return price - (nothing.u[t] + du) @ multiplier[t]
 
         def ours(dx, du, t=t):
             quadratic = 0.5 * dx @ cost.Q[t] @ dx + 0.5 * du @ cost.R[t] @ du + dx @ cost.M[t] @ du
@@ -116,8 +118,6 @@ def test_the_price_of_a_term_is_the_expected_log_density_it_stands_for():
         np.testing.assert_allclose(differences, differences[0], atol=1e-9)
 
 
-
-
 def test_the_first_controller_holds_and_says_what_it_cannot():
     env = cart()
     controller = hold(env, jnp.asarray([1.0, 0.0]), std=0.2, stiffness=3.0, damping=0.5)
@@ -126,8 +126,9 @@ def test_the_first_controller_holds_and_says_what_it_cannot():
     with pytest.raises(ValueError, match="std must be positive"):
         hold(env, jnp.zeros(2), std=0.0)
     two = from_mjcf(
-        "<mujoco><worldbody><body><joint name='a'/><geom size='.1'/><body pos='1 0 0'><joint/><geom size='.1'/>"
-        "</body></body></worldbody><actuator><motor joint='a'/></actuator></mujoco>",
+        "<mujoco><worldbody><body><joint name='a'/><geom size='.1'/>"
+        "<body pos='1 0 0'><joint/><geom size='.1'/></body></body></worldbody>"
+        "<actuator><motor joint='a'/></actuator></mujoco>",
         lambda x, u, y, t: jnp.sum(u**2),
         name="two",
     )

@@ -96,7 +96,10 @@ def test_the_hole_of_the_context_is_the_one_that_stops_the_peg():
     x0 = jnp.concatenate([jnp.asarray(REACHED), jnp.zeros(7)])
     still = open_loop(env, x0, jnp.zeros((100, 7)))
     pushed = still._replace(us=still.us.at[:20].set(jnp.asarray([0, 8.0, 0, 0, 0, 0, 0])))
-    ends = [env.bind(c).rollout(x0, pushed, jnp.zeros((100, 7))) for c in (jnp.zeros(2), jnp.asarray([0.0, -0.08]))]
+    ends = [
+        env.bind(c).rollout(x0, pushed, jnp.zeros((100, 7)))
+        for c in (jnp.zeros(2), jnp.asarray([0.0, -0.08]))
+    ]
     assert all(int(end.status) == Status.OK for end in ends)
     assert not np.allclose(ends[0].xs, ends[1].xs, atol=1e-3)
 

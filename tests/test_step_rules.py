@@ -43,7 +43,9 @@ def test_the_best_step_of_the_parabola_is_found_from_any_step():
 def test_each_rule_looks_at_its_own_outcome():
     steps = Steps(jnp.asarray(1.0), jnp.asarray(10.0), jnp.asarray(6.0))
     seen = now(classic=8.0, of_student=9.0, sampled=(6.0, 8.0))
-    found = {rule: float(adjust(rule, (1e-3, 1e3), steps, teacher(), seen)) for rule in ("classic", "global", "mc")}
+    found = {
+        rule: float(adjust(rule, (1e-3, 1e3), steps, teacher(), seen)) for rule in ("classic", "global", "mc")
+    }
     np.testing.assert_allclose([found["classic"], found["global"], found["mc"]], [1.0, 4 / 6, 2.0])
     assert float(adjust("none", (1e-3, 1e3), steps, teacher(), seen)) == 1.0
     assert float(adjust("classic", (1e-3, 1e3), steps, teacher(expects=False), seen)) == 1.0
@@ -63,7 +65,10 @@ def test_an_exploding_model_or_a_miracle_moves_it_by_a_bounded_factor(came, fact
 
 def test_before_the_first_step_nothing_is_known():
     unknown = jnp.asarray(jnp.inf)
-    assert float(adjust("global", (0.1, 2.0), Steps(jnp.asarray(1.0), unknown, unknown), teacher(), now())) == 1.0
+    assert (
+        float(adjust("global", (0.1, 2.0), Steps(jnp.asarray(1.0), unknown, unknown), teacher(), now()))
+        == 1.0
+    )
 
 
 def test_bad_settings_are_refused():

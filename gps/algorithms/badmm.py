@@ -1,4 +1,4 @@
-"""BADMM-GPS: guided policy search with Bregman ADMM (Levine, Finn, Darrell & Abbeel, JMLR 2016, section 4)."""
+"""BADMM-GPS: guided policy search with Bregman ADMM (Levine, Finn, Darrell & Abbeel, JMLR 2016)."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -54,7 +54,7 @@ def badmm(
     jitter: float = 1.0,
     test_conditions: int = 8,
 ) -> Algorithm:
-    """min E_p[Σ c] subject to p(u|x) = π_θ(u|x), by the augmented Lagrangian with multipliers on E[u].
+    """Solve min E_p[Σ c] subject to p(u|x) = π_θ(u|x), by the augmented Lagrangian with multipliers on E[u].
 
     Each iteration alternates `rounds` times on the same rollouts:
 
@@ -62,8 +62,8 @@ def badmm(
         p ← argmin Σ_t E_p[c_t − uᵀλ_t] + ν_t KL(p ‖ π_θ)  within KL(p ‖ p_before) ≤ ε T · multiplier
         θ ← argmin Σ_t E[uᵀλ_t] + ν_t KL(π_θ ‖ p), a regression to the labels' mean less Σ_p λ_t / ν_t
 
-    ν_t doubles where the two are further apart than `FAR` times the trajectory's mean, and halves where they are
-    nearer than `NEAR` times.
+    ν_t doubles where the two are further apart than `FAR` times the trajectory's mean, and halves where they
+    are nearer than `NEAR` times.
 
     Args:
         env: the task.

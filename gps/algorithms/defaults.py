@@ -1,7 +1,7 @@
 """Every task of `envs` with the teacher that solves it and the student that learns it.
 
-The settings themselves stand beside each task (`TEACHER`, `LOCAL`, `STUDENT` in its module), because `envs` does not
-know `teachers` and `students`; here they are put together.
+The settings themselves stand beside each task (`TEACHER`, `LOCAL`, `STUDENT` in its module), because `envs`
+does not know `teachers` and `students`; here they are put together.
 """
 
 import functools
@@ -30,7 +30,7 @@ ENVS = (
 
 
 class Pairing(NamedTuple):
-    """What an algorithm's factory asks for: `dagger(*pairing("cartpole"))`, `mdgps(*pairing("peg", local=True))`."""
+    """What an algorithm's factory asks for: `dagger(*pairing("cartpole"))`."""
 
     env: Env
     make_teacher: Callable[[Env], Any]

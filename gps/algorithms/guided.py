@@ -14,7 +14,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from gps.algorithms.phases import COUNTED, batched, counted, explore, student_controller, trial, trial_of_locals
+from gps.algorithms.phases import (
+    COUNTED,
+    batched,
+    counted,
+    explore,
+    student_controller,
+    trial,
+    trial_of_locals,
+)
 from gps.algorithms.supervise import Supervision, Targets, labels, supervise
 from gps.conditions import Conditions, held_out, training_conditions
 from gps.labels import example_row
@@ -176,7 +184,7 @@ def guided(
         if not begun:
             fitted, s_info = teach(first_key, fitted, starts, first_targets(starts, local), paths)
             taught.append(s_info)
-        improved = local
+        improved, c_info = local, {}
         for i, round_key in enumerate(round_keys):
             improved, memory, targets, c_info = c_step(
                 starts, local, improved, memory, paths, fitted.variables, i == 0

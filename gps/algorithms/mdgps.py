@@ -70,7 +70,9 @@ def mdgps(
         local, found = improve_near(teacher, now.learned, [KLTerm(now.pi, bound=limit)], limit)
         controller = teacher.controller(local)
         targets = Targets(controller, jnp.ones(env.horizon, controller.us.dtype))
-        return CStep(local, foresee(teacher, local, now.pi, multiplier), targets, report(found, limit, multiplier))
+        return CStep(
+            local, foresee(teacher, local, now.pi, multiplier), targets, report(found, limit, multiplier)
+        )
 
     supervision = Supervision(updates, batch_size, learning_rate, copies, jitter)
     plan = Plan(samples, conditions, test_conditions, on_policy, supervision)
@@ -91,4 +93,6 @@ def report(found: dict[str, Array], limit: Array, multiplier: Array) -> dict[str
 def check_epsilon(epsilon: float) -> None:
     """Raise where no KL bound can be made of it."""
     if not 0 < epsilon < math.inf:
-        raise ValueError(f"epsilon, the KL bound per control step, must be positive and finite, got {epsilon}")
+        raise ValueError(
+            f"epsilon, the KL bound per control step, must be positive and finite, got {epsilon}"
+        )

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,17 +63,18 @@ def explore(
     make_teacher: Callable[[Env], LocalTeacher],
     samples: int,
     student: Student | None = None,
-) -> Callable[..., tuple[PyTree, Trajectory, dict[str, Array]]]:
+) -> Callable[..., tuple[PyTree, Trajectory, dict[str, Any]]]:
     """(key, conditions, local teachers [M], variables, student drives) → (teachers, rollouts [M, N], info).
 
-    Rolls out `samples` times per condition, with noise, and lets the teachers learn from it. Without a `student`
-    the last two arguments are not read. `info` has the sum of the rollouts' costs, the figures of merit of
-    their last states and how many were lost, per condition.
+    Rolls out `samples` times per condition, with noise, and lets the teachers learn from it. Without a
+    `student` the last two arguments are not read. `info` has the sum of the rollouts' costs, the figures of
+    merit of their last states and how many were lost, per condition.
     """
 
     def one(
-        bound: Env, teacher: LocalTeacher, key: Array, x0: Array, local: PyTree, variables: PyTree, own: Array
-    ) -> tuple[PyTree, Trajectory, dict[str, Array]]:
+        bound: Env, teacher: LocalTeacher, rows: tuple[PyTree, ...], variables: PyTree, own: Array | bool
+    ) -> tuple[PyTree, Trajectory, dict[str, Any]]:
+        key, x0, local = rows
         roll_key, learn_key = jax.random.split(key)
         paths = _roll_controller(bound, roll_key, teacher.controller(local), x0, samples)
         if student is not None:
@@ -87,10 +89,10 @@ def explore(
 
     def run(
         key: Array, conditions: Conditions, local: PyTree, variables: PyTree = (), own: Array | bool = False
-    ) -> tuple[PyTree, Trajectory, dict[str, Array]]:
+    ) -> tuple[PyTree, Trajectory, dict[str, Any]]:
         M = conditions.x0.shape[0]
         over = batched(
-            env, make_teacher, lambda bound, teacher, *rows: one(bound, teacher, *rows, variables, own)
+            env, make_teacher, lambda bound, teacher, *rows: one(bound, teacher, rows, variables, own)
         )
         return over(conditions.context, jax.random.split(key, M), conditions.x0, local)
 
@@ -140,9 +142,7 @@ def _sound(trajectories: Trajectory) -> Float[Array, " N"]:
 # ----------------------------------------------------------------------------------------- C-step
 
 
-def student_controller(
-    env: Env, student: Student
-) -> Callable[[PyTree, Trajectory], LinearGaussian]:
+def student_controller(env: Env, student: Student) -> Callable[[PyTree, Trajectory], LinearGaussian]:
     """(variables, rollouts [N]) → π̄, the student as a linear-Gaussian controller around their mean.
 
     The mean over the rollouts of the student linearised along each: gains that act on the states which really
@@ -165,10 +165,10 @@ def student_controller(
 def improve_near(
     teacher: LocalTeacher, local: PyTree, terms: Sequence[KLTerm], bound: Array
 ) -> tuple[PyTree, dict[str, Array]]:
-    """`teacher.improve` with `terms`; where that has no answer, within `bound` of the teacher's own controller.
+    """`teacher.improve` with `terms`, or where that has no answer, within `bound` of what it did itself.
 
-    A student whose closed loop explodes in the fitted dynamics leaves no η to be found; the local teacher then
-    improves on what it did itself. `info["status"]` is that of the first try.
+    A student whose closed loop explodes in the fitted dynamics leaves no η to be found; the local teacher
+    then improves on its own controller. `info["status"]` is that of the first try.
     """
     near, info = teacher.improve(local, tuple(terms))
     alone, _ = teacher.improve(local, (KLTerm(teacher.controller(local), bound=bound),))
@@ -182,7 +182,7 @@ def improve_near(
 def trial(
     env: Env, student: Student
 ) -> Callable[[Conditions, PyTree], tuple[Float[Array, " M"], dict[str, Float[Array, " M"]]]]:
-    """(conditions, variables) → cost of the student's mode in each, and the figures of merit of its last state."""
+    """(conditions, variables) → cost of the student's mode in each, figures of merit of its last state."""
 
     def one(context: PyTree, x0: Array, variables: PyTree) -> tuple[Array, dict[str, Array]]:
         bound = env.bind(context)

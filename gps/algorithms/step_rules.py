@@ -52,8 +52,8 @@ def adjust(
 
     With the improvement as a·KL + b·KL², the best step is the present one times
     Δ_foreseen / (2 (Δ_foreseen − Δ_came)); a factor in [.1, 5]. What came is, by the newly learned model, the
-    expected cost of the controller itself (classic) or of the policy that was fitted to it (global), or the mean
-    cost of the rollouts (mc). A teacher without models, or the rule none, leaves the multiplier alone.
+    expected cost of the controller itself (classic) or of the policy that was fitted to it (global), or the
+    mean cost of the rollouts (mc). A teacher without models, or the rule none, leaves the multiplier alone.
 
     Args:
         rule: one of these.

@@ -88,12 +88,12 @@ def supervise(student: Student, settings: Supervision) -> SStep:
 def labels(
     env: Env, settings: Supervision
 ) -> Callable[[Key[Array, ""], Conditions, Targets, Trajectory], Dataset]:
-    """(key, conditions, targets, rollouts [M, N]) → labelled states [(1 + copies) M N T], in single precision.
+    """(key, conditions, targets, rollouts [M, N]) → labelled states [(1 + copies) M N T].
 
     `targets` are what to imitate, and how much it matters at each step: (controllers [M], weights [M, T]).
 
-    Every state of every rollout with the Gaussian that the controller of its condition has there, and copies of
-    it, moved in all directions: the feedback says what to do there too, and a student that knows has
+    Every state of every rollout with the Gaussian that the controller of its condition has there, and copies
+    of it, moved in all directions: the feedback says what to do there too, and a student that knows has
     derivatives worth linearising. Copies are moved by N(0, jitter² σ²), σ the rollouts' standard deviation at
     that time (at least .3 of its mean over time, because all begin at one point). A student that remembers
     gets no copies: a moved state has no past. Rollouts that diverged have weight 0. Contexts are fixed, hence
@@ -110,9 +110,10 @@ def labels(
 
         keys = jax.random.split(key, conditions.x0.shape[0])
         rows = jax.vmap(one)(keys, conditions.context, targets, paths)
-        return jax.tree.map(lambda leaf: _single(leaf.reshape(-1, *leaf.shape[2:])), rows)._replace(
-            next_slot=jnp.int32(0)
+        flat = jax.tree.map(
+            lambda leaf: _single(leaf.reshape(-1, *leaf.shape[2:])), rows._replace(next_slot=())
         )
+        return flat._replace(next_slot=jnp.int32(0))
 
     return run
 
@@ -137,9 +138,7 @@ def _spread(env: Env, conditions: Conditions, paths: Trajectory) -> Float[Array,
     return jnp.sqrt(jnp.maximum(var, LEAST_SPREAD**2 * jnp.mean(var, axis=0, keepdims=True)))
 
 
-def _rows(
-    env: Env, key: Array, target: Targets, paths: Trajectory, std: Array, copies: int
-) -> Dataset:
+def _rows(env: Env, key: Array, target: Targets, paths: Trajectory, std: Array, copies: int) -> Dataset:
     """[(1 + copies) N T] rows of one condition."""
     controller = target.controller
     N, T = paths.us.shape[:2]
@@ -156,7 +155,7 @@ def _rows(
             obs=observations(env, key, jnp.concatenate([xs, path.xs[-1:]]), path.us),
             x=xs,
             t=steps,
-            key=(),
+            key=(),  # pyright: ignore[reportArgumentType] (no seed makes this context)
             action=path.us,
             log_prob=number,
             behaviour=jnp.zeros_like(steps),
@@ -167,14 +166,14 @@ def _rows(
             terminated=none,
             truncated=steps == T - 1,
             weight=jnp.where(path.status == Status.OK, target.weight, jnp.zeros(T)),
-            next_slot=(),
+            next_slot=jnp.zeros((), jnp.int32),
         )
 
     draws = jax.random.normal(move_key, (rounds, N, T, env.ndx), std.dtype) * std[None, None]
     moved = draws.at[0].set(0).reshape(rounds * N, T, env.ndx)
     again = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * rounds), paths)
     rows = jax.vmap(one)(jax.random.split(observe_key, rounds * N), moved, again)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows._replace(next_slot=()))
 
 
 def _single(leaf: Array) -> Array:

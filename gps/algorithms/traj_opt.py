@@ -64,7 +64,9 @@ def traj_opt(
         local, found = teacher.improve(now.learned, (KLTerm(before, bound=limit),))
         controller = teacher.controller(local)
         targets = Targets(controller, jnp.ones(env.horizon, controller.us.dtype))
-        return CStep(local, foresee(teacher, local, before, multiplier), targets, report(found, limit, multiplier))
+        return CStep(
+            local, foresee(teacher, local, before, multiplier), targets, report(found, limit, multiplier)
+        )
 
     supervision = Supervision(updates, batch_size, learning_rate, copies, jitter)
     plan = Plan(samples, conditions, test_conditions, False, supervision)

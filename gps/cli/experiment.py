@@ -97,7 +97,7 @@ def algorithm(config: Config) -> Algorithm:
 
 
 def scene_key(config: Config) -> tuple[str, str, bool]:
-    """What tells scenes apart: the env's name, all options but the algorithm's, as text, the kind of teacher."""
+    """What tells scenes apart: env, all options but the algorithm's as text, whether the teacher is local."""
     chosen = {name: config.options[name] for name in ("env", "teacher", "student")}
     return config.env, json.dumps(chosen), registry.wants_local(config.algorithm)
 

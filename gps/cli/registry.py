@@ -15,7 +15,17 @@ from gps.algorithms.defaults import local_teacher_factory, student_factory, teac
 from gps.types import Env, LocalTeacher
 from gps.video import Drawing
 
-__all__ = ["ALGORITHMS", "ENVS", "Task", "UsageError", "algorithm_factory", "load", "suggest", "task", "wants_local"]
+__all__ = [
+    "ALGORITHMS",
+    "ENVS",
+    "Task",
+    "UsageError",
+    "algorithm_factory",
+    "load",
+    "suggest",
+    "task",
+    "wants_local",
+]
 
 
 class UsageError(ValueError):

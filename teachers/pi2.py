@@ -1,9 +1,8 @@
-"""PI² as a local teacher: rollouts weighted by their cost-to-go, the temperature from the REPS dual. No
-model.
+"""PI² as a local teacher: rollouts weighted by their cost-to-go, with no model of anything.
 
 Theodorou, Buchli & Schaal 2010, per time step and without a parametrisation, in the form of Chebotar et al.
 2017 ("Path integral guided policy search", arXiv 1610.00529; "Combining model-based and model-free updates",
-arXiv 1703.03078, section 3.3). The temperature is that of REPS (Peters, Mülling & Altün 2010).
+arXiv 1703.03078). The temperature comes from the dual of REPS (Peters, Mülling & Altün 2010).
 """
 
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ __all__ = [
     "Tilt",
     "blank",
     "boltzmann",
+    "check_inertia",
     "cost_to_go",
     "local_pi2",
     "noise_of",
@@ -86,8 +86,8 @@ def local_pi2(
 ) -> LocalTeacher:
     """Made for one condition: `env` bound to its context. Rollouts are all that it needs of `env`.
 
-    The gains stay those of the policy in the KL term; feedforward and covariance are new (`tilt_noise`). A
-    scalar bound is shared equally by the steps.
+    The gains stay those of the policy in the KL term, the feedforward and the covariance are new (see
+    `tilt_noise`). A bound for the whole trajectory is shared equally by its steps.
 
     Args:
         env: the task.
@@ -102,8 +102,7 @@ def local_pi2(
         ValueError: settings that cannot work, more rollouts than `remember`, or KL terms other than one with
             a positive bound and no price.
     """
-    if not inertia > 0:
-        raise ValueError(f"inertia must be positive, came {inertia}: few rollouts alone give no covariance")
+    check_inertia(inertia)
 
     def init(key: Key[Array, ""], x0: Float[Array, " nx"]) -> PI2State:
         return PI2State(hold(env, x0, std, stiffness, damping), x0, blank(env, x0, remember))
@@ -154,9 +153,8 @@ def temperature(
     """argmin_η  η ε + η log Σ share · exp(−costs/η), ε = `bound`: the dual of REPS, in units of the costs.
 
     It is convex, and stationary where the divergence of the weights is ε; that falls as η grows and is at
-    most (range of the costs / η)² / 8, hence the bracket for a bisection on log η. Where even the best
-    rollout alone is within ε, η is the lower end of the bracket: a rounding error times the range of the
-    costs.
+    most (range of the costs / η)² / 8, hence the bracket for a bisection on log η. From ε = log N on the best
+    of N rollouts may be taken alone: η is the lower end of the bracket, a rounding error of the costs' range.
     """
     spread = jnp.max(jnp.where(share > 0, costs, -jnp.inf)) - jnp.min(jnp.where(share > 0, costs, jnp.inf))
     scale = jnp.where(spread > 0, spread, jnp.ones_like(spread))
@@ -181,10 +179,14 @@ def tilt_noise(
 ) -> Tilt:
     """PI² in units of the noise: the policy is N(0, I) at every step.
 
-    With weights w from `costs` (to go) at the temperature of REPS and ω = 1/N, the mean moves by Σ (w − ω)
-    z: less the rollouts' own mean, so that weights that say nothing move nothing. The covariance is the MAP
-    estimate under an inverse-Wishart prior around the policy's, n Σ w (z − z̄)(z − z̄)ᵀ + n₀ I over n − 1 +
-    n₀, where n = 1/Σ w² is how many rollouts the weights leave and n₀ = `inertia`.
+    With weights w from `costs` (to go) at the temperature of REPS, and ω = `share`:
+
+        shift = Σ (w − ω) z,        cov = (n Σ w (z − z̄)(z − z̄)ᵀ + n₀ I) / (n − 1 + n₀)
+
+    The rollouts' own mean, zero but for chance, is taken off the weighted one: weights that say nothing move
+    nothing. In the covariance z̄ = Σ w z, n = 1 / Σ w² is how many rollouts the weights leave, and the policy
+    stands for n₀ = `inertia` more, which keeps it positive definite; weights that know nothing of z leave the
+    covariance as it is on average, whatever their number.
     """
 
     def one(z: Array, costs: Array, bound: Array) -> Tilt:
@@ -200,12 +202,14 @@ def tilt_noise(
     return jax.vmap(one, in_axes=(1, 1, 0))(z, costs, bound)
 
 
-def _largest_step(shift: Array, cov: Array, bound: Array) -> Float[Array, ""]:
-    """The largest s in [0, 1] with KL(N(s shift, I + s (cov − I)) ‖ N(0, I)) ≤ bound; it grows with s."""
+def _within(shift: Array, cov: Array, bound: Array) -> tuple[Array, Array]:
+    """(shift, cov) drawn back to KL(N(shift, cov) ‖ N(0, I)) ≤ bound, the covariance first."""
+    mean = jnp.minimum(0.5 * (shift @ shift), bound)
+    shift = shift * jnp.sqrt(mean / jnp.maximum(0.5 * (shift @ shift), jnp.finfo(shift.dtype).tiny))
     grown = eigh(cov)[0] - 1
 
     def excess(s: Array) -> Array:
-        return 0.5 * (jnp.sum(s * grown - jnp.log1p(s * grown)) + s**2 * (shift @ shift)) - bound
+        return 0.5 * jnp.sum(s * grown - jnp.log1p(s * grown)) - (bound - mean)
 
     def halve(_: int, ends: tuple[Array, Array]) -> tuple[Array, Array]:
         middle = 0.5 * (ends[0] + ends[1])
@@ -214,7 +218,9 @@ def _largest_step(shift: Array, cov: Array, bound: Array) -> Float[Array, ""]:
 
     one = jnp.ones_like(bound)
     found, _ = jax.lax.fori_loop(0, 40, halve, (0 * one, one))
-    return jnp.where(excess(one) > 0, found, one)
+    s = jnp.where(excess(one) > 0, found, one)
+    eye = jnp.eye(shift.shape[0], dtype=shift.dtype)
+    return shift, eye + s * (cov - eye)
 
 
 # ------------------------------------------------------------------------ rollouts and controllers
@@ -231,10 +237,12 @@ def blank(env: Env, x0: Float[Array, " nx"], slots: int) -> Rollouts:
 def store(
     old: Rollouts, trajectories: Trajectory, x0: Float[Array, " nx"]
 ) -> tuple[Rollouts, Int[Array, ""]]:
-    """The rollouts [N] in place of the old ones, and how many of them are lost: diverged, or of no finite
-    cost.
+    """The rollouts [N] in place of the old ones, and how many of them are lost.
 
-    Where all are, the old ones stay.
+    Lost are those that diverged and those whose cost is not finite; where all are, the old ones stay.
+
+    Raises:
+        ValueError: there are more rollouts than slots.
     """
     slots, N = old.weight.shape[0], trajectories.us.shape[0]
     if slots < N:
@@ -291,9 +299,9 @@ def tilted(
     Where the feedback is `feedback`, the rollouts' mean say, its mean control does not leave the limits, nor
     go further out where it is outside already.
 
-    Weights that are within the bound do not make a Gaussian that is: few rollouts, or those of another
-    controller. One that is not is drawn back towards the policy, mean and covariance by the same share, until
-    its divergence is the bound.
+    The bound on the weights need not hold for the Gaussian made from them: the rollouts may be few, or those
+    of another controller. Where it does not, the result is drawn back towards the policy, mean and covariance
+    by the same share, until its divergence is the bound.
     """
 
     def one(p: LinearGaussian, tilt: Tilt, feedback: Array, bound: Array) -> LinearGaussian:
@@ -302,10 +310,8 @@ def tilted(
         low, high = (jnp.asarray(side, before.dtype) for side in limits)
         after = jnp.clip(before + L @ tilt.shift, jnp.minimum(low, before), jnp.maximum(high, before))
         shift = lower_inverse(L) @ (after - before)
-        s = _largest_step(shift, tilt.cov, bound)
-        eye = jnp.eye(shift.shape[0], dtype=shift.dtype)
-        cov = L @ (eye + s * (tilt.cov - eye)) @ L.T
-        return p._replace(us=p.us + s * (after - before), cov=symmetrise(cov))
+        shift, cov = _within(shift, tilt.cov, bound)
+        return p._replace(us=p.us + L @ shift, cov=symmetrise(L @ cov @ L.T))
 
     return jax.vmap(one)(policy, tilt, feedback, bound)
 
@@ -313,10 +319,21 @@ def tilted(
 # ----------------------------------------------------------------------------------------- checks
 
 
+def check_inertia(inertia: float) -> None:
+    """Raise ValueError unless it is positive."""
+    if not inertia > 0:
+        raise ValueError(f"inertia must be positive, came {inertia}: few rollouts alone give no covariance")
+
+
 def one_bound(
     terms: Sequence[KLTerm],
 ) -> tuple[LinearGaussian, Float[Array, ""] | Float[Array, " T"]]:
-    """The policy of the only KL term, and its bound as it was given."""
+    """The policy of the only KL term, and its bound as it was given.
+
+    Raises:
+        ValueError: no bound or several, one that is not positive as far as that can be seen while tracing,
+            one of another shape, or a price.
+    """
     policy, bound = only_bound(terms)
     if any(term.weight is not None or term.multiplier is not None for term in terms):
         raise ValueError("a KL term has a price: PI² takes a bound only, drop weight and multiplier")

@@ -20,14 +20,13 @@ from teachers.local_lqr import LocalState, Model, local_lqr
 from teachers.pi2 import (
     Rollouts,
     blank,
-    boltzmann,
+    check_inertia,
     cost_to_go,
     noise_of,
     one_bound,
     per_step,
     share_of,
     store,
-    temperature,
     tilt_noise,
     tilted,
 )
@@ -53,19 +52,24 @@ def local_pilqr(
     remember: int = 20,
     strength: float = 1.0,
     inertia: float = 1.0,
-    model_share: float = 0.1,
+    model_share: float = 0.01,
 ) -> LocalTeacher:
     """Made for one condition: `env` bound to its context.
 
-    With S = Ŝ + S̃ the cost-to-go as the model has it and what is left, p̄ exp(−S/η) = p̄ exp(−Ŝ/η) exp(−S̃/η):
-    the first factor is an LQR step (`teachers.local_lqr`), the second is PI² (`teachers.pi2`) around its result,
-    with each rollout's noise carried over in units of the covariance.
+    With the cost-to-go as S = Ŝ + S̃, what the model has of it and the rest, PI² is p̄ exp(−Ŝ/η) exp(−S̃/η):
+    the first factor is an LQR step (`teachers.local_lqr`), the second PI² by S̃ around its result
+    (`teachers.pi2`), where each rollout's noise is carried over in units of the covariance. Ŝ is the
+    quadratic cost along the linear dynamics, under the rollout's own noise (`predicted_costs`).
 
-    One bound ε_t for both. As in the authors' code η_t is the temperature of PI² on the whole cost; the divergence
-    of the weights of S̃ at that temperature is what PI² takes of ε_t, and the LQR step has the rest. (There the two
-    bounds are settings, and the LQR's is halved or doubled as mean |S̃| / mean |S| is above .2 or below .05.) What
-    remains unexplained thus moves the budget from the model to the rollouts, at each step by itself. The
-    divergence of the result is about the sum of both, reported as it is along the model's states.
+    Both share one bound at each step. Of it the LQR step has what the model explains of the variance of S
+    over the rollouts, 1 − Var S̃ / Var S, but at least `model_share`; PI² has the rest. To second order that
+    is what S̃ takes at one temperature for both, as in the paper: weights by S diverge by Var S / 2η². (The
+    authors' code has a constant bound for PI², and halves or doubles that of the LQR step where
+    mean |S̃| / mean |S| is above .2 or below .05.)
+
+    Of what `improve` tells, `kl` is of the result, along the states of the model: near the sum of both steps'
+    bounds. `eta` and `status` are the LQR step's, without which there is no second one; `residual_share` is
+    what PI² had of the bound, the mean over the steps.
 
     Args:
         env: the task.
@@ -79,13 +83,12 @@ def local_pilqr(
         model_share: the least share of the bound that the LQR step keeps, in (0, 1].
 
     Raises:
-        ValueError: settings that cannot work, more rollouts than `remember`, or KL terms other than one with a
-            positive bound and no price.
+        ValueError: settings that cannot work, more rollouts than `remember`, or KL terms other than one with
+            a positive bound and no price.
     """
+    check_inertia(inertia)
     if not 0 < model_share <= 1:
-        raise ValueError(
-            f"model_share must be in (0, 1], came {model_share}: the LQR step needs a positive bound"
-        )
+        raise ValueError(f"model_share must be in (0, 1], came {model_share}: the LQR step needs some bound")
     lqr = local_lqr(
         env,
         std=std,
@@ -111,10 +114,9 @@ def local_pilqr(
         policy = recenter(given, model.cost.x[: env.horizon], env.minus, env.plus)
         z = noise_of(env, policy, past).z
         whole = cost_to_go(past.costs)
-        seen = cost_to_go(predicted_costs(env, model, policy, past, z))
-        rest = whole - seen
+        rest = whole - cost_to_go(predicted_costs(env, model, policy, past, z))
         share = share_of(past)
-        first = jnp.maximum(_explained(whole, seen, rest, share, bound), model_share) * bound
+        first = jnp.maximum(_explained(whole, rest, share), model_share) * bound
         second = bound - first
         solved, info = lqr.improve(state.lqr, (KLTerm(policy, first if total.ndim else jnp.sum(first)),))
         tilt = tilt_noise(z, rest, share, second, inertia)
@@ -138,8 +140,8 @@ def predicted_costs(
 ) -> Float[Array, "S T+1"]:
     """What the model says that each rollout's own noise costs: quadratic costs along its linear dynamics.
 
-    The states are the model's, not those that were seen, so that the difference from the costs that came has the
-    errors of the dynamics as well as those of the expansion. `policy` is around the model's nominal states.
+    The states are the model's, not those that were seen, so that the difference from the costs that came has
+    the errors of the dynamics as well as those of the expansion. `policy` is around the nominal states.
     """
     cost, T = model.cost, env.horizon
     L = jax.vmap(cholesky)(policy.cov)
@@ -168,19 +170,18 @@ def _value(cost: QuadraticCost, dx: Array, du: Array) -> Float[Array, ""]:
     return cost.c + cost.q @ dx + cost.r @ du + 0.5 * quadratic + dx @ cost.M @ du
 
 
-def _explained(whole: Array, seen: Array, rest: Array, share: Array, bound: Array) -> Float[Array, " T"]:
-    """Of the divergences of the weights by `seen` and by `rest`, at the temperature of both, that of the first."""
+def _explained(whole: Array, rest: Array, share: Array) -> Float[Array, " T"]:
+    """Of the variance over the rollouts at each step, at most 1; all of it where nothing varies."""
 
-    def one(whole: Array, seen: Array, rest: Array, bound: Array) -> Array:
-        eta = temperature(whole, share, bound)
-        var = lambda c: share @ (c - share @ c) ** 2
-        return jnp.where(var(whole) > 0, 1 - var(rest) / var(whole), 1.0)
+    def var(costs: Array) -> Array:
+        return share @ (costs - (share @ costs)[None]) ** 2
 
-    return jax.vmap(one, (1, 1, 1, 0))(whole, seen, rest, bound)
+    some = var(whole) > 0
+    return jnp.where(some, 1 - var(rest) / jnp.where(some, var(whole), 1), 1.0)
 
 
 def _divergence(model: Model, new: LinearGaussian, policy: LinearGaussian) -> Float[Array, " T"]:
-    """E[KL(new ‖ policy)] at each step, over the states that the model has under `new`; both about its own."""
+    """E[KL(new ‖ policy)] at each step, over the model's states under `new`; both around its nominal ones."""
     T, _, n = new.K.shape
     states = marginals(model.dynamics, new, model.cost.u[:T], model.start, model.noise)
 

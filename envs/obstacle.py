@@ -25,6 +25,8 @@ GOAL = (3.0, 0.0)
 """m."""
 FARTHEST = 1.5
 """Starts have |y| up to this, m."""
+FORCE_WEIGHT = 5.0
+"""1 N² costs as much as 1 m from the goal: the limits bind at the start only."""
 LAST = 10.0
 """The last step's distance counts this many times."""
 
@@ -39,7 +41,7 @@ def obstacle(horizon: int = 200) -> Env:
 
     def define(y0: Float[Array, ""]) -> Task:
         return Task(
-            cost=lambda x, u, y, t: 0.5 * jnp.sum(u**2) + distance_cost(way(x)),
+            cost=lambda x, u, y, t: FORCE_WEIGHT * jnp.sum(u**2) + distance_cost(way(x)),
             final_cost=lambda x, y: LAST * distance_cost(way(x)),
             init=lambda key: jnp.zeros(4).at[1].set(y0),
             observe=lambda x, y: x,

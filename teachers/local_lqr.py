@@ -24,7 +24,7 @@ from gps.types import (
     Status,
     Trajectory,
 )
-from teachers.controllers import expected_cost, marginals, recenter
+from teachers.controllers import expected_cost, marginals, recenter, saturate
 from teachers.fitted import fit_dynamics, transitions
 from teachers.hold import hold
 from teachers.kl_lqr import kl_lqr
@@ -146,10 +146,13 @@ def local_lqr(
         kept = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
         return kept, {"lost": jnp.sum(~sound)}
 
+    def around(policy: LinearGaussian, xs: Float[Array, "T nx"]) -> LinearGaussian:
+        return saturate(recenter(policy, xs, env.minus, env.plus), env.limits)
+
     def improve(state: LocalState, terms: Sequence[KLTerm]) -> tuple[LocalState, dict]:
         model = state.model
         xs = model.cost.x[:T]
-        terms = [term._replace(policy=recenter(term.policy, xs, env.minus, env.plus)) for term in terms]
+        terms = [term._replace(policy=around(term.policy, xs)) for term in terms]
         cost, entropy = model.cost, jnp.zeros(T, xs.dtype)
         for term in terms:
             if term.weight is not None:
@@ -172,7 +175,7 @@ def local_lqr(
 
     def expect(state: LocalState, controller: LinearGaussian) -> Float[Array, ""]:
         model = state.model
-        there = recenter(controller, model.cost.x[:T], env.minus, env.plus)
+        there = around(controller, model.cost.x[:T])
         states = marginals(model.dynamics, there, model.cost.u[:T], model.start, model.noise)
         return jnp.sum(expected_cost(model.cost, states))
 

@@ -6,8 +6,8 @@ from engine_models import SMOOTH, load, minus, plus, states
 
 from envs.manifold import manifold
 from gps.gaussian import Gaussian
-from gps.types import LinearDynamics, LinearGaussian, QuadraticCost
-from teachers.controllers import expected_cost, marginals, recenter
+from gps.types import Limits, LinearDynamics, LinearGaussian, QuadraticCost
+from teachers.controllers import expected_cost, marginals, recenter, saturate
 
 
 def test_a_recentred_controller_agrees_to_second_order_on_the_manifold():
@@ -32,6 +32,18 @@ def test_a_recentred_controller_agrees_to_second_order_on_the_manifold():
     assert 1e-6 < errors[0] < 0.1
     assert 3.5 < errors[0] / errors[1] < 4.5
     assert np.abs(np.asarray(moved.K) - K).max() > 0.1, "with gains as they were it would be first order"
+
+
+def test_a_control_that_the_limits_hold_stays_at_them():
+    K = np.random.default_rng(1).normal(size=(2, 3, 2)) + 3
+    us = np.array([[0.2, -1.7, 2.0], [0.9, -1.0, 2.5]])
+    covs = np.tile(np.eye(3), (2, 1, 1))
+    limits = Limits(np.array([-1.0, -1.5, -np.inf]), np.array([0.5, 1.0, 2.0]))
+    found = saturate(LinearGaussian(np.zeros((2, 2)), us, K, covs), limits)
+    np.testing.assert_array_equal(found.us, [[0.2, -1.5, 2.0], [0.5, -1.0, 2.0]])
+    held = np.array([[False, True, True], [True, False, True]])
+    np.testing.assert_array_equal(found.K, np.where(held[..., None], 0, K))
+    np.testing.assert_array_equal(found.cov, covs)
 
 
 def test_states_and_costs_of_a_controller_by_samples():

@@ -86,6 +86,22 @@ def test_a_step_stays_within_its_bound_and_does_what_it_foresees():
     assert abs(float(jnp.mean(costs)) - float(foreseen)) < error + 0.01 * abs(float(foreseen))
 
 
+def test_a_policy_beyond_the_limits_is_taken_as_they_let_it_act():
+    """Else no controller inside them is near it: the divergence would be that of the control cut off."""
+    _, teacher, _, state, _, _ = learned(clusters=0, ridge=1e-12)
+    sharp = teacher.controller(state)._replace(cov=jnp.full((20, 1, 1), 1e-2))
+    beyond = sharp._replace(us=jnp.full((20, 1), 11.0))
+    held = sharp._replace(us=jnp.full((20, 1), 8.0), K=jnp.zeros((20, 1, 2)))
+    (one, info), (two, _) = (
+        jax.jit(teacher.improve)(state, (KLTerm(policy, bound=jnp.asarray(5.0)),)) for policy in (beyond, held)
+    )
+    assert int(info["status"]) == 0
+    np.testing.assert_allclose(np.sum(info["kl"]), 5.0, rtol=0.1)
+    for ours, wanted in zip(teacher.controller(one), teacher.controller(two), strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=1e-9)
+    np.testing.assert_allclose(teacher.expected_cost(state, beyond), teacher.expected_cost(state, held))
+
+
 def test_the_price_of_a_term_is_the_expected_log_density_it_stands_for():
     rng = np.random.default_rng(3)
     T, n, m = 2, 3, 2

@@ -17,7 +17,7 @@ from envs.mujoco import engine
 from gps.types import Env
 
 TEACHER = {"horizon": 20, "initial_iterations": 20}
-LOCAL = {"std": 1.0, "stiffness": 1.0, "damping": 0.5, "clusters": 10, "remember": 15, "ridge": 1e-5}
+LOCAL = {"std": 1.0, "stiffness": 1.0, "damping": 0.5, "clusters": 10, "remember": 15, "ridge": 1e-4}
 STUDENT = {"hidden": (100, 100), "covariance": "labels"}
 """Settings of `teachers.mpc`, of `teachers.local_lqr` and of the student."""
 ASSET = Path(__file__).parent / "assets" / "peg.xml"
@@ -33,6 +33,8 @@ GAINS = (3.09, 1.08, 0.393, 0.674, 0.111, 0.152, 0.098)
 WEIGHTS = (2.0, 2.0, 1.0, 2.0, 2.0, 1.0)
 LAST = 10.0
 """The last step's distance counts this many times."""
+SUCCESS = 0.1
+"""Distance of the tip from the hole's floor that the published experiments count as a success, m: the rim's."""
 INSERTED = 0.03
 """Distance of the tip from the hole's floor at which the peg is in, m; the hole is .1 deep."""
 
@@ -77,6 +79,7 @@ def insertion(name: str, spread: float, across: int, horizon: int, blind: bool) 
             distance = jnp.sqrt(jnp.sum(away(y)[:3] ** 2))
             return {
                 "distance": distance,
+                "success": (distance < SUCCESS).astype(x.dtype),
                 "depth": jnp.clip(RIM - y[2], 0, None),
                 "inserted": (distance <= INSERTED).astype(x.dtype),
             }

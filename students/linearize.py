@@ -1,4 +1,8 @@
-"""A student as the linear-Gaussian controller that it looks like along a trajectory."""
+"""A student as the linear-Gaussian controller that it looks like: exactly along one trajectory, or over rollouts.
+
+The derivatives are exact where the student is a function of the present state. A regression sees what it did
+over rollouts (Levine & Abbeel 2014; Montgomery & Levine 2016, section 3), whatever it remembers or looks at.
+"""
 
 from collections.abc import Callable
 
@@ -6,9 +10,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from gps.types import Env, LinearGaussian, Student
+from gps.gmm import fit_gmm, seed_gmm
+from gps.regression import Regression, regress
+from gps.rollout import observations
+from gps.types import Env, LinearGaussian, Student, Trajectory
 
-__all__ = ["linearise"]
+__all__ = ["linearise", "regressed"]
 
 
 def linearise(env: Env, student: Student) -> Callable[[PyTree, Float[Array, "T nx"]], LinearGaussian]:
@@ -25,7 +32,7 @@ def linearise(env: Env, student: Student) -> Callable[[PyTree, Float[Array, "T n
     if jax.tree.leaves((memory, student.initial_carry())):
         raise ValueError(
             "a student that remembers (a history, a recurrent network) is no function of the state: "
-            "linearise it by regression, or let it see the present only"
+            "linearise it by regression (linearisation='regression'), or let it see the present only"
         )
     key = jax.random.key(0)  # observers without memory that draw noise are linearised at one draw
 
@@ -44,3 +51,47 @@ def linearise(env: Env, student: Student) -> Callable[[PyTree, Float[Array, "T n
         return LinearGaussian(x, mean, jnp.where(moves[:, None], K, 0), cov)
 
     return lambda variables, xs: jax.vmap(one, (None, 0))(variables, xs)
+
+
+def regressed(
+    env: Env, student: Student, clusters: int = 10, strength: float = 1.0, ridge: float = 1e-6
+) -> Callable[[PyTree, Trajectory, Float[Array, " N"]], LinearGaussian]:
+    """(variables, rollouts [N], weight [N]) → the student around the rollouts' first state, by regression.
+
+    At each step the student's mean, given what it would have seen and remembered in each rollout, on the states,
+    with a mixture over all steps as the prior (`gps.regression.regress`): it needs fewer rollouts than the state
+    has entries. What the line does not explain of the mean is added to its covariance. Rollouts of weight 0 are
+    left out.
+
+    Args:
+        env: the task.
+        student: the policy.
+        clusters: of the mixture.
+        strength: how many samples the prior stands for.
+        ridge: variance of a state, in its units squared, that is regarded as noise.
+    """
+    key = jax.random.key(0)
+
+    def along(variables: PyTree, path: Trajectory) -> tuple[Array, Array]:
+        def act(carry: PyTree, obs: PyTree) -> tuple[PyTree, tuple[Array, Array]]:
+            dist, carry = student.apply(variables, obs, carry)
+            return carry, (dist.mean.astype(path.us.dtype), dist.cov.astype(path.us.dtype))
+
+        return jax.lax.scan(act, student.initial_carry(), observations(env, key, path.xs, path.us))[1]
+
+    def run(variables: PyTree, paths: Trajectory, weight: Float[Array, " N"]) -> LinearGaussian:
+        ref = paths.xs[jnp.argmax(weight), 0]
+        means, covs = jax.vmap(along, (None, 0))(variables, paths)
+        away = jax.vmap(jax.vmap(env.minus, (0, None)), (0, None))(paths.xs[:, :-1], ref)
+        rows = jnp.concatenate([away, means], axis=2)
+        points, counts = rows.reshape(-1, rows.shape[2]), jnp.repeat(weight, rows.shape[1])
+        prior, _ = fit_gmm(seed_gmm(key, points, counts, clusters), points, counts, 20, 1e-2)
+
+        def one(x: Array, u: Array, cov: Array) -> LinearGaussian:
+            line: Regression = regress(x, u, weight, prior, strength=strength, ridge=ridge)
+            own = jnp.tensordot(weight / jnp.sum(weight), cov, axes=1)
+            return LinearGaussian(ref, line.y_mean - line.gain @ line.x_mean, line.gain, own + line.cov)
+
+        return jax.vmap(one, in_axes=1)(away, means, covs)
+
+    return run

@@ -10,6 +10,7 @@ import pytest
 from gps_tasks import cart
 from small_tasks import same
 
+from envs.observations import history
 from gps.algorithms import badmm as badmm_module
 from gps.algorithms.badmm import badmm
 from gps.algorithms.mdgps import mdgps
@@ -33,6 +34,7 @@ SMALL = {
 METHODS = {
     "mdgps": mdgps,
     "mdgps on policy, global": functools.partial(mdgps, on_policy=True, step_rule="global"),
+    "mdgps by regression": functools.partial(mdgps, linearisation="regression"),
     "badmm": functools.partial(badmm, rounds=2),
     "traj_opt": traj_opt,
 }
@@ -40,8 +42,8 @@ BEST = 10.175
 """Mean cost of the three conditions under the best controls, by SciPy (`test_best_is_the_best`)."""
 
 
-def make(name, **options):
-    env = cart()
+def make(name, env=None, **options):
+    env = env or cart()
     teacher = functools.partial(local_lqr, std=1.0, clusters=3, remember=8)
     student = mlp(1, hidden=(24,), covariance="labels", limits=env.limits)
     return METHODS[name](env, teacher, student, **(SMALL | options))
@@ -96,6 +98,19 @@ def test_the_iterate_handed_out_is_the_one_whose_trials_cost_least(name):
     algorithm, states, infos = ran(name)
     best = int(np.argmin([float(info["student_cost"]) for info in infos]))
     assert same(algorithm.policy(states[-1]), states[best + 1].fit.variables)
+
+
+def test_a_student_that_remembers_learns_too():
+    """Two states of the last in one observation: nothing has a derivative with respect to the present one."""
+    algorithm = make("mdgps by regression", history(cart(), 2))
+    state, costs = algorithm.init(KEY), []
+    for i in range(4):
+        state, info = algorithm.step(jax.random.fold_in(OTHER, i), state)
+        costs.append(float(info["student_cost"]))
+    assert BEST < min(costs) < 1.1 * BEST, costs
+    with pytest.raises(ValueError, match="linearise it by regression"):
+        exact = make("mdgps", history(cart(), 2))
+        exact.step(OTHER, exact.init(KEY))
 
 
 def test_best_is_the_best():
@@ -208,6 +223,7 @@ def test_badmm_pulls_harder_where_the_two_are_apart():
         ("badmm", {"epsilon": -1.0}, "epsilon, the KL bound per control step, must be positive"),
         ("traj_opt", {"epsilon": float("nan")}, "epsilon, the KL bound per control step, must be positive"),
         ("mdgps", {"step_rule": "laplace"}, "step_rule must be one of"),
+        ("mdgps", {"linearisation": "guess"}, "linearisation must be one of exact, regression, got 'guess'"),
         ("mdgps", {"samples": 0}, "samples per condition must be at least 1"),
         ("mdgps", {"updates": 0}, "updates must be at least 1"),
         ("badmm", {"weight": 0.0}, "expected weight > 0"),

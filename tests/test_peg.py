@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from scipy.optimize import least_squares
 
 from envs import obstacle as obstacle_module
 from envs import peg as peg_module
@@ -19,7 +20,7 @@ from gps.rollout import observations, open_loop, student_rollout
 from gps.types import Status
 from students.networks import mlp
 
-REACHED = np.array([1.068, 0.52, -1.816, -0.91, 1.603, -0.515, -0.294])
+REACHED = np.array([0.9478, 0.3667, -2.2197, -1.2778, 1.8476, -0.7681, -0.3862])
 """Joint angles, by inverse kinematics, with the peg at the bottom of a hole in its usual place."""
 
 
@@ -74,6 +75,24 @@ def test_what_is_measured_is_the_tip_in_its_own_hole():
     elsewhere = peg().bind(jnp.asarray([0.1, 0.0])).metrics(x, jnp.zeros(7))
     np.testing.assert_allclose(elsewhere["distance"], 0.1, atol=2e-3)
     assert float(elsewhere["inserted"]) == 0
+    assert (float(at_home["success"]), float(elsewhere["success"])) == (1, 0)
+
+
+def test_every_hole_is_reached_with_a_bent_elbow():
+    """Inverse kinematics by SciPy: there is a pose for each, well within the joints' ranges."""
+    low, high = arm().jnt_range.T
+    data = mujoco.MjData(arm())
+    for offset in (-0.1, -0.1), (0.1, -0.1), (-0.1, 0.1), (0.1, 0.1):
+        goal = np.array(peg_module.TARGET) + np.array([*offset, 0, *offset, 0])
+
+        def away(q, goal=goal):
+            data.qpos[:] = q
+            mujoco.mj_kinematics(arm(), data)
+            return data.site_xpos.ravel() - goal
+
+        found = least_squares(away, REACHED, bounds=(low + 0.05, high - 0.05))
+        assert np.abs(found.fun).max() < 1e-5
+        assert found.x[3] < -0.8, "the elbow, rad"
 
 
 def test_the_blind_student_sees_the_joints_only_and_the_other_the_way_to_the_hole():

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from gps.algorithms.guided import CStep, Method, Now, Plan, guided
 from gps.algorithms.mdgps import check_epsilon, report
-from gps.algorithms.phases import improve_near, over_rollouts
+from gps.algorithms.phases import Linearisation, improve_near, over_rollouts
 from gps.algorithms.step_rules import StepRule, Steps, adjust, check_rule, first_steps, foresee
 from gps.algorithms.supervise import Supervision, Targets
 from gps.gaussian import Gaussian
@@ -45,6 +45,7 @@ def badmm(
     step_rule: StepRule = "classic",
     epsilon: float = 1.0,
     multipliers: tuple[float, float] = (0.01, 1.0),
+    linearisation: Linearisation = "exact",
     conditions: int | None = None,
     samples: int = 5,
     updates: int = 1000,
@@ -75,6 +76,7 @@ def badmm(
         step_rule: how the trust region goes: none, classic or mc, see `step_rules.adjust`.
         epsilon: ε of the trust region, nats per control step.
         multipliers: least and largest multiplier of the trust region.
+        linearisation: of the student: exact, or by regression over the rollouts for one that remembers.
         conditions: how many to draw at random; the task's own set by default.
         samples: rollouts per condition and iteration.
         updates: gradient updates per S-step.
@@ -117,7 +119,7 @@ def badmm(
         return CStep(local, Duals(lam, nu, steps), targets, info)
 
     supervision = Supervision(updates, batch_size, learning_rate, copies, jitter)
-    plan = Plan(samples, conditions, test_conditions, False, supervision)
+    plan = Plan(samples, conditions, test_conditions, False, supervision, linearisation)
     return guided(env, make_teacher, student, Method(begin, c_step, rounds), plan)
 
 

@@ -8,7 +8,7 @@ Rollouts, models and C-steps run on the CPU, where the engine is; the S-step on 
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from gps.algorithms.phases import (
     COUNTED,
+    Linearisation,
     batched,
     counted,
     explore,
@@ -84,6 +85,8 @@ class Plan(NamedTuple):
     on_policy: bool
     """Whether rollouts, but the first ones, are the student's."""
     supervision: Supervision
+    linearisation: Linearisation = "exact"
+    """How the student becomes a controller."""
 
 
 class GuidedState(NamedTuple):
@@ -152,7 +155,7 @@ def guided(
     ) -> CStep:
         def one(bound: Env, teacher: LocalTeacher, *rows: PyTree) -> CStep:
             learned, local, memory, paths = rows
-            pi = student_controller(bound, student)(variables, paths)
+            pi = student_controller(bound, student, plan.linearisation)(variables, paths)
             return method.c_step(bound, teacher, Now(learned, local, paths, pi, jnp.asarray(first)), memory)
 
         return batched(env, make_teacher, one)(starts.context, learned, local, memory, paths)
@@ -237,6 +240,10 @@ def _check(env: Env, plan: Plan) -> None:
         raise ValueError(f"samples per condition must be at least 1, got {plan.samples}")
     if plan.test_conditions < 0:
         raise ValueError(f"test_conditions must be at least 0, got {plan.test_conditions}")
+    if plan.linearisation not in get_args(Linearisation):
+        raise ValueError(
+            f"linearisation must be one of {', '.join(get_args(Linearisation))}, got {plan.linearisation!r}"
+        )
     if plan.conditions is None and env.conditions is None:
         training_conditions(env, jax.random.key(0), None)
     settings = plan.supervision

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from gps.algorithms.guided import CStep, Method, Now, Plan, guided
-from gps.algorithms.phases import improve_near
+from gps.algorithms.phases import Linearisation, improve_near
 from gps.algorithms.step_rules import StepRule, Steps, adjust, check_rule, first_steps, foresee
 from gps.algorithms.supervise import Supervision, Targets
 from gps.types import Algorithm, Env, KLTerm, LocalTeacher, Student
@@ -24,6 +24,7 @@ def mdgps(
     step_rule: StepRule = "classic",
     epsilon: float = 1.0,
     multipliers: tuple[float, float] = (0.01, 1.0),
+    linearisation: Linearisation = "exact",
     conditions: int | None = None,
     samples: int = 5,
     updates: int = 4000,
@@ -49,6 +50,7 @@ def mdgps(
         step_rule: how the bound's multiplier goes: none, classic, global or mc, see `step_rules.adjust`.
         epsilon: ε, nats per control step.
         multipliers: least and largest multiplier.
+        linearisation: of the student: exact, or by regression over the rollouts for one that remembers.
         conditions: how many to draw at random; the task's own set by default.
         samples: rollouts per condition and iteration.
         updates: gradient updates per S-step.
@@ -75,7 +77,7 @@ def mdgps(
         )
 
     supervision = Supervision(updates, batch_size, learning_rate, copies, jitter)
-    plan = Plan(samples, conditions, test_conditions, on_policy, supervision)
+    plan = Plan(samples, conditions, test_conditions, on_policy, supervision, linearisation)
     return guided(env, make_teacher, student, Method(lambda x0: first_steps(x0.dtype), c_step), plan)
 
 

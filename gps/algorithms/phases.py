@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +14,12 @@ from gps.conditions import Conditions
 from gps.linalg import cholesky
 from gps.rollout import student_rollout
 from gps.types import Env, KLTerm, LinearGaussian, LocalTeacher, Status, Student, Trajectory
-from students.linearize import linearise
+from students.linearize import linearise, regressed
 from teachers.controllers import recenter
 
 __all__ = [
     "COUNTED",
+    "Linearisation",
     "batched",
     "counted",
     "explore",
@@ -142,13 +143,23 @@ def _sound(trajectories: Trajectory) -> Float[Array, " N"]:
 # ----------------------------------------------------------------------------------------- C-step
 
 
-def student_controller(env: Env, student: Student) -> Callable[[PyTree, Trajectory], LinearGaussian]:
+Linearisation = Literal["exact", "regression"]
+
+
+def student_controller(
+    env: Env, student: Student, linearisation: Linearisation = "exact"
+) -> Callable[[PyTree, Trajectory], LinearGaussian]:
     """(variables, rollouts [N]) → π̄, the student as a linear-Gaussian controller around their mean.
 
     The mean over the rollouts of the student linearised along each: gains that act on the states which really
     occur. Along one path alone a network's derivative can be wild in directions that no data bound, and its
-    closed loop then explodes in any model.
+    closed loop then explodes in any model. Or by regression, for a student that remembers.
     """
+    if linearisation == "regression":
+        over = regressed(env, student)
+        return lambda variables, paths: recenter(
+            over(variables, paths, _sound(paths)), mean_path(env, paths), env.minus, env.plus
+        )
     along = linearise(env, student)
 
     def run(variables: PyTree, paths: Trajectory) -> LinearGaussian:

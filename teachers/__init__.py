@@ -15,6 +15,7 @@ from teachers.kl_lqr import KLSolution, KLStatus, kl_lqr
 from teachers.local_lqr import local_lqr
 from teachers.mpc import MPCState, mpc
 from teachers.pi2 import local_pi2
+from teachers.pilqr import local_pilqr
 from teachers.tilt import temper, tilt
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "kl_lqr",
     "local_lqr",
     "local_pi2",
+    "local_pilqr",
     "mpc",
     "temper",
     "tilt",

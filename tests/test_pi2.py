@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gps_tasks import cart, roll
+from gps_tasks import cart, costs_while_learning, roll
 from scipy.optimize import minimize_scalar
 
 from gps.plant import plant
@@ -336,23 +336,6 @@ def test_settings_that_cannot_work_are_refused_in_words():
 # ----------------------------------------------------------------------------------------- learning
 
 
-def costs_while_learning(make, env, updates, bound, rollouts=20, runs=8):
-    """Cost of the mean controller [runs, updates + 1], from the first controller on."""
-    teacher, x0 = make(env), jnp.zeros(env.nx)
-
-    def update(state, key):
-        controller = teacher.controller(state)
-        quiet = env.rollout(x0, controller, jnp.zeros_like(controller.us))
-        state, _ = teacher.learn(key, state, roll(env, controller, x0, key, rollouts))
-        state, _ = teacher.improve(state, (KLTerm(controller, jnp.asarray(bound)),))
-        return state, jnp.sum(quiet.costs)
-
-    def run(key):
-        return jax.lax.scan(update, teacher.init(key, x0), jax.random.split(key, updates + 1))[1]
-
-    return np.asarray(jax.jit(jax.vmap(run))(jax.random.split(KEY, runs)))
-
-
 def cheapest(goal, horizon):
     """The least cost that the cart of `gps_tasks` can have: a least-squares problem in its controls."""
     A, B = np.array([[1, 0.1], [0, 0.97]]), np.array([0.0, 0.1])
@@ -369,7 +352,7 @@ def cheapest(goal, horizon):
 
 def test_it_comes_near_the_best_that_can_be_done():
     best = cheapest(1.0, 20)
-    costs = costs_while_learning(local_pi2, cart().bind(jnp.asarray(1.0)), 60, 20 * 0.5)
+    costs = np.asarray(costs_while_learning(local_pi2, cart().bind(jnp.asarray(1.0)), 60, 20 * 0.5))
     assert np.all(costs[:, 0] > 2 * best)
     assert np.all(costs[:, -1] < 1.1 * best)
     assert np.all(costs > best * (1 - 1e-9))

@@ -128,6 +128,11 @@ def test_the_same_from_python():
             "unknown teacher 'local_pi'; did you mean local_pi2?",
         ),
         (["--algorithm", "pigps", "--teacher.clusters", "3"], "unknown option --teacher.clusters"),
+        (["--algorithm", "pigps", "--teacher.slots", "3"], "got 15 rollouts for 3 slots"),
+        (
+            ["--algorithm", "badmm", "--teacher", "local_pi2"],
+            "PI² takes one KL term with a bound and no price",
+        ),
     ],
 )
 def test_a_wrong_teacher_is_one_line_with_advice(tmp_path, monkeypatch, capsys, words, said):

@@ -16,7 +16,7 @@ from gps.types import KLTerm
 from teachers.kl_lqr import KLStatus
 from teachers.local_lqr import LocalState, Model, local_lqr
 from teachers.pi2 import Rollouts
-from teachers.pilqr import LEAST, PILQRState, local_pilqr, predicted_costs
+from teachers.pilqr import LEAST, PILQRState, local_pilqr, predicted_costs, shortened
 
 FLAT = plant(
     lambda x, u: x, lambda x, u, y, t: x @ x, lambda x, y: x @ x, n, m, horizon=T, limits=(-1e3, 1e3)
@@ -151,7 +151,7 @@ def test_a_step_is_lqr_then_pi2_within_the_bound_together(bound):
     first, _ = alone(model, policy, jnp.sum(info["next"]) * bound / T)
     for ours, wanted in ((new.K, first.K), (new.xs, first.xs)):
         np.testing.assert_allclose(ours, wanted, atol=1e-8)
-    z, rest, shortened = noise(policy, past), to_go(residual), []
+    z, rest, parts = noise(policy, past), to_go(residual), []
     assert np.sum((info["next"] > LEAST) & (info["next"] < 1)) > T // 2
     for t in range(T):
         if not LEAST < info["next"][t] < 1:  # how much PI² has is not seen then
@@ -161,12 +161,27 @@ def test_a_step_is_lqr_then_pi2_within_the_bound_together(bound):
         share = drawn_back(shift, cov, room)
         wanted = share * np.linalg.cholesky(first.cov[t]) @ shift
         moved = np.asarray(new.us[t] - first.us[t])
-        shortened.append(moved @ wanted / (wanted @ wanted))
-        np.testing.assert_allclose(moved, shortened[-1] * wanted, atol=1e-5)
-    np.testing.assert_allclose(shortened, shortened[0], rtol=1e-2)
-    assert 0 < shortened[0] < 1.001
-    if shortened[0] < 0.99:
-        np.testing.assert_allclose(np.sum(info["kl"]), bound, rtol=1e-6)
+        parts.append(moved @ wanted / (wanted @ wanted))
+        np.testing.assert_allclose(moved, parts[-1] * wanted, atol=1e-5)
+    np.testing.assert_allclose(parts, parts[0], rtol=1e-2)
+    assert 0 < parts[0] < 1.001
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_where_both_steps_lead_the_same_way_the_second_is_shortened(each):
+    given, model, policy, _ = drawn(7)
+    first, new = (policy._replace(us=policy.us + jnp.full((T, m), step)) for step in (0.1, 0.4))
+    start, end = (divergence(given, law) for law in (first, new))
+    bound = 0.6 * start + 0.4 * end
+    bound = jnp.asarray(bound if each else bound.sum())
+    found, kl = jax.jit(shortened)(model, first, new, policy, bound)
+    np.testing.assert_allclose(kl, divergence(given, found), rtol=1e-6)
+    np.testing.assert_allclose(kl if each else jnp.sum(kl), bound, rtol=1e-6)
+    moved = np.asarray(found.us - policy.us)
+    np.testing.assert_allclose(moved, moved[0, 0])  # all along the way from one to the other
+    far, kl = jax.jit(shortened)(model, first, new, policy, 9 * bound)
+    np.testing.assert_allclose(far.us, new.us, rtol=1e-12)
+    np.testing.assert_allclose(kl, end, rtol=1e-6)
 
 
 def test_without_an_lqr_step_there_is_none_at_all():

@@ -33,6 +33,10 @@ def pigps(
     controls; and without a model no improvement is foreseen that a step rule could
     compare. Any other local teacher does as well.
 
+    PI² improves what it starts with, as far as its shrinking noise reaches: the paper starts from
+    demonstrations. From a controller that only holds its place it does not find the way of `blind_peg`, where
+    `mdgps` with a fitted model, or with `teachers.local_pilqr`, does.
+
     Args:
         env: the task.
         make_teacher: Env → LocalTeacher, called on the env bound to a condition's context.

@@ -57,7 +57,7 @@ def local_pi2(
     std: float = 1.0,
     stiffness: float = 0.0,
     damping: float = 0.0,
-    inertia: float = 1.0,
+    inertia: float = 20.0,
     slots: int = 20,
 ) -> LocalTeacher:
     """Made for one condition: `env` bound to its context, of which it needs rollouts only.
@@ -70,7 +70,8 @@ def local_pi2(
         std: of the exploration at first, see `teachers.hold`.
         stiffness: of the first controller.
         damping: of the first controller.
-        inertia: how many rollouts the policy's covariance counts for beside the new ones.
+        inertia: how many rollouts the policy's covariance counts for beside the new ones. With few the noise
+            shrinks, and learning ends, before the task is solved.
         slots: the most rollouts that it can learn from at once.
 
     Raises:

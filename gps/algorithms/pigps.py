@@ -33,9 +33,9 @@ def pigps(
     controls; and without a model no improvement is foreseen that a step rule could
     compare. Any other local teacher does as well.
 
-    PI² improves what it starts with, as far as its shrinking noise reaches: the paper starts from
-    demonstrations. From a controller that only holds its place it does not find the way of `blind_peg`, where
-    `mdgps` with a fitted model, or with `teachers.local_pilqr`, does.
+    PI² improves what it starts with, as far as its shrinking noise reaches (`inertia` of the teacher slows
+    that); the paper starts from demonstrations. Far from a solution it needs many times the rollouts of
+    `mdgps` with a fitted model, or with `teachers.local_pilqr`.
 
     Args:
         env: the task.

@@ -35,6 +35,7 @@ def command(config: dict[str, Any]) -> str:
     for name in ("algorithm", "env", "seed"):
         words += [f"--{name}", str(config[name])]
     words += ["--iterations", str(config["planned"])]
+    words += ["--teacher", config["teacher"]] if config.get("teacher") else []
     for group, options in config["options"].items():
         for name, value in options.items():
             words += _flag(f"{group}.{name}".replace("_", "-"), value)

@@ -12,7 +12,10 @@
 
 from teachers.ilqr import ILQR, Solution, SolveStatus, Trace, ilqr
 from teachers.kl_lqr import KLSolution, KLStatus, kl_lqr
+from teachers.local_lqr import local_lqr
 from teachers.mpc import MPCState, mpc
+from teachers.pi2 import local_pi2
+from teachers.pilqr import local_pilqr
 from teachers.tilt import temper, tilt
 
 __all__ = [
@@ -25,6 +28,9 @@ __all__ = [
     "Trace",
     "ilqr",
     "kl_lqr",
+    "local_lqr",
+    "local_pi2",
+    "local_pilqr",
     "mpc",
     "temper",
     "tilt",

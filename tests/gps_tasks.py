@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from gps.linalg import cholesky
 from gps.plant import plant
+from gps.types import KLTerm
 
 
 def cart(horizon=20):
@@ -41,3 +42,20 @@ def roll(env, controller, x0, key, number):
     L = jax.vmap(cholesky)(controller.cov)
     noise = jnp.einsum("tij,ntj->nti", L, jax.random.normal(key, (number, *controller.us.shape)))
     return jax.jit(jax.vmap(env.rollout, (None, None, 0)))(x0, controller, noise)
+
+
+def costs_while_learning(make, env, updates, bound, rollouts=20, runs=8):
+    """Cost of the mean controller [runs, updates + 1] of a local teacher, from the first controller on."""
+    teacher, x0 = make(env), jnp.zeros(env.nx)
+
+    def update(state, key):
+        controller = teacher.controller(state)
+        quiet = env.rollout(x0, controller, jnp.zeros_like(controller.us))
+        state, _ = teacher.learn(key, state, roll(env, controller, x0, key, rollouts))
+        state, _ = teacher.improve(state, (KLTerm(controller, bound=jnp.asarray(bound)),))
+        return state, jnp.sum(quiet.costs)
+
+    def run(key):
+        return jax.lax.scan(update, teacher.init(key, x0), jax.random.split(key, updates + 1))[1]
+
+    return jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(2), runs))

@@ -6,11 +6,12 @@ does not know `teachers` and `students`; here they are put together.
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from gps.types import Env, Student
+from gps.types import Env, LocalTeacher, Student
 from students.networks import mlp
 from teachers.local_lqr import local_lqr
 from teachers.mpc import mpc
@@ -38,10 +39,11 @@ class Pairing(NamedTuple):
     student: Student
 
 
-def pairing(name: str, local: bool = False, **options: Any) -> Pairing:
+def pairing(name: str, local: bool | Callable[..., LocalTeacher] = False, **options: Any) -> Pairing:
     """The task `name`, made with `options`, with teacher and student as its module sets them.
 
-    The teacher is a `teachers.mpc`, or with `local` a `teachers.local_lqr`; the student a `students.mlp`.
+    The teacher is a `teachers.mpc`, with `local` a `teachers.local_lqr` or what `local` is, such as
+    `teachers.local_pi2`; the student a `students.mlp`.
 
     Raises:
         ValueError: there is no such task.
@@ -50,7 +52,8 @@ def pairing(name: str, local: bool = False, **options: Any) -> Pairing:
         raise ValueError(f"unknown env {name!r}, known are {', '.join(ENVS)}")
     module = importlib.import_module(f"envs.{name}")
     env = getattr(module, name)(**options)
-    make_teacher = local_teacher_factory(module) if local else teacher_factory(module)
+    chosen = local if callable(local) else None
+    make_teacher = local_teacher_factory(module, chosen) if local else teacher_factory(module)
     return Pairing(env, make_teacher, student_factory(module)(env.nu, limits=env.limits))
 
 
@@ -59,9 +62,18 @@ def teacher_factory(module: ModuleType) -> Callable[..., Any]:
     return functools.partial(getattr(module, "teacher", mpc), **getattr(module, "TEACHER", {}))
 
 
-def local_teacher_factory(module: ModuleType) -> Callable[..., Any]:
-    """`teachers.local_lqr`, or the module's own `local_teacher`, with the defaults that its `LOCAL` sets."""
-    return functools.partial(getattr(module, "local_teacher", local_lqr), **getattr(module, "LOCAL", {}))
+def local_teacher_factory(
+    module: ModuleType, chosen: Callable[..., LocalTeacher] | None = None
+) -> Callable[..., Any]:
+    """`teachers.local_lqr`, or the module's own `local_teacher`, with the defaults that its `LOCAL` sets.
+
+    Where another is `chosen`, those of them that it has: how a task is explored is the same for all.
+    """
+    settings = getattr(module, "LOCAL", {})
+    if chosen is None:
+        return functools.partial(getattr(module, "local_teacher", local_lqr), **settings)
+    known = inspect.signature(chosen).parameters
+    return functools.partial(chosen, **{name: value for name, value in settings.items() if name in known})
 
 
 def student_factory(module: ModuleType) -> Callable[..., Student]:

@@ -133,7 +133,15 @@ def guided(
         fitted = s_step.init(fit_key, example_row(env, row_key))
         worst, zero = jnp.asarray(jnp.inf, starts.x0.dtype), jnp.int32(0)
         totals = {name: zero for name in COUNTED}
-        return GuidedState(fitted, local, memory, starts, fitted.variables, worst, zero, totals)
+        state = GuidedState(fitted, local, memory, starts, fitted.variables, worst, zero, totals)
+        rehearse(state)
+        return state
+
+    def rehearse(state: GuidedState) -> None:
+        """Trace an iteration's rollouts and C-step: what cannot work is refused before anything is run."""
+        key, starts, variables = jax.random.key(0), state.conditions, state.fit.variables
+        local, paths, _ = jax.eval_shape(roll_out, key, starts, state.local, variables, False)
+        jax.eval_shape(c_step, starts, local, local, state.memory, paths, variables, True)
 
     @cpu_jit
     def first_targets(conditions: Conditions, local: PyTree) -> Targets:

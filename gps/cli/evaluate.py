@@ -164,7 +164,7 @@ def figures(scores: Scores) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=2)
-def _judge_teacher(key: tuple[str, str, bool], worlds: Worlds) -> Judged | None:
+def _judge_teacher(key: tuple[str, str, bool, str], worlds: Worlds) -> Judged | None:
     scene = experiment.scene_of(*key)
     if scene.judge_teacher is None:
         return None

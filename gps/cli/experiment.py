@@ -51,6 +51,8 @@ class Config(NamedTuple):
     """Iterations it was started for: a lengthened run keeps its algorithm's schedules and buffers."""
     options: dict[str, dict[str, Any]]
     """Keyword arguments of the `algorithm`, `env`, `teacher` and `student` factories, defaults included."""
+    teacher: str = ""
+    """The local teacher; empty for the env's own, and for algorithms that have a planner."""
 
 
 class Scene(NamedTuple):
@@ -68,9 +70,12 @@ class Scene(NamedTuple):
     those that they were trained in."""
 
 
-def groups(algorithm: str, env: str, saved: dict[str, dict[str, Any]] | None = None) -> dict[str, type]:
-    """The four options dataclasses of an (algorithm, env) pair; `saved` options take the defaults' place."""
-    algorithm_factory, task = registry.algorithm_factory(algorithm), registry.task(env)
+def groups(
+    algorithm: str, env: str, teacher: str = "", saved: dict[str, dict[str, Any]] | None = None
+) -> dict[str, type]:
+    """The options dataclasses of algorithm, env, teacher and student; `saved` takes the defaults' place."""
+    algorithm_factory = registry.algorithm_factory(algorithm)
+    task = registry.task(env, registry.teacher_name(algorithm, teacher))
     factories = {
         "algorithm": algorithm_factory,
         "env": task.env,
@@ -96,16 +101,16 @@ def algorithm(config: Config) -> Algorithm:
     return _algorithm(config.algorithm, chosen, config.planned, scene_key(config))
 
 
-def scene_key(config: Config) -> tuple[str, str, bool]:
-    """What tells scenes apart: env, all options but the algorithm's as text, whether the teacher is local."""
+def scene_key(config: Config) -> tuple[str, str, bool, str]:
+    """What tells scenes apart: env, options but the algorithm's as text, whether local teachers, which."""
     chosen = {name: config.options[name] for name in ("env", "teacher", "student")}
-    return config.env, json.dumps(chosen), registry.wants_local(config.algorithm)
+    return config.env, json.dumps(chosen), registry.wants_local(config.algorithm), config.teacher
 
 
 @functools.lru_cache(maxsize=4)
-def scene_of(name: str, options_text: str, local: bool) -> Scene:
+def scene_of(name: str, options_text: str, local: bool, local_teacher: str) -> Scene:
     """The scene of a `scene_key`."""
-    task, chosen = registry.task(name), json.loads(options_text, object_hook=_tuples)
+    task, chosen = registry.task(name, local_teacher), json.loads(options_text, object_hook=_tuples)
     env = task.env(**chosen["env"])
     make_teacher = _make_teacher(task.local_teacher if local else task.teacher, chosen["teacher"])
     wires = {"env": env, "nu": env.nu, "limits": env.limits}
@@ -117,7 +122,7 @@ def scene_of(name: str, options_text: str, local: bool) -> Scene:
 
 
 @functools.lru_cache(maxsize=4)
-def _algorithm(name: str, options_text: str, planned: int, key: tuple[str, str, bool]) -> Algorithm:
+def _algorithm(name: str, options_text: str, planned: int, key: tuple[str, str, bool, str]) -> Algorithm:
     made = scene_of(*key)
     chosen = json.loads(options_text, object_hook=_tuples)
     factory = registry.algorithm_factory(name)
@@ -179,7 +184,7 @@ def keys(seed: int) -> tuple[jax.Array, jax.Array]:
 
 def flat(config: Config) -> dict[str, Any]:
     """Every setting by the name of its flag; the iterations are left out."""
-    found = {"algorithm": config.algorithm, "env": config.env, "seed": config.seed}
+    found = {name: getattr(config, name) for name in ("algorithm", "env", "teacher", "seed")}
     for group, chosen in config.options.items():
         found |= {f"{group}.{name}": value for name, value in chosen.items()}
     return found
@@ -206,6 +211,7 @@ def from_json(saved: dict[str, Any]) -> Config:
     """
     if not isinstance(saved, dict) or not isinstance(saved.get("options", {}), dict):
         raise run.RunError("config.json does not hold a run's settings; restore it, or start a new run")
+    saved = Config._field_defaults | saved
     missing = [name for name in Config._fields if name not in saved]
     missing += [f"options of the {name}" for name in GROUPS if name not in saved.get("options", GROUPS)]
     if missing:
@@ -228,7 +234,8 @@ def from_flags(parsed: Any, saved: Config | None = None) -> Config:
     """The config in a parsed command line with the four option groups; `saved` is the run it continues."""
     chosen = {name: options.values(getattr(parsed, f"{name}_options")) for name in GROUPS}
     planned = saved.planned if saved else parsed.iterations
-    return Config(parsed.algorithm, parsed.env, parsed.seed, parsed.iterations, planned, chosen)
+    teacher = registry.teacher_name(parsed.algorithm, parsed.teacher)
+    return Config(parsed.algorithm, parsed.env, parsed.seed, parsed.iterations, planned, chosen, teacher)
 
 
 def _tuples(chosen: dict[str, Any]) -> dict[str, Any]:

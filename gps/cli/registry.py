@@ -18,12 +18,14 @@ from gps.video import Drawing
 __all__ = [
     "ALGORITHMS",
     "ENVS",
+    "TEACHERS",
     "Task",
     "UsageError",
     "algorithm_factory",
     "load",
     "suggest",
     "task",
+    "teacher_name",
     "wants_local",
 ]
 
@@ -47,8 +49,18 @@ class Task(NamedTuple):
     """None: curves of states and controls are drawn."""
 
 
-ALGORITHM_NAMES = ("bc", "dagger", "plato", "mdgps", "badmm", "traj_opt")
+ALGORITHM_NAMES = ("bc", "dagger", "plato", "mdgps", "pigps", "badmm", "traj_opt")
 ALGORITHMS = {name: f"gps.algorithms.{name}:{name}" for name in ALGORITHM_NAMES}
+
+TEACHERS = {
+    "local_lqr": "teachers.local_lqr:local_lqr",
+    "local_pi2": "teachers.pi2:local_pi2",
+    "local_pilqr": "teachers.pilqr:local_pilqr",
+}
+"""Local teachers: any of them stands under any algorithm that asks for one."""
+
+PARTNERS = {"pigps": "local_pi2"}
+"""The one that an algorithm is published with, where that is not the env's own."""
 
 ENVS = {name: f"envs.{name}:{name}" for name in ENV_NAMES}
 
@@ -75,8 +87,8 @@ def algorithm_factory(name: str) -> Callable[..., Any]:
     return load(_path("algorithm", name, ALGORITHMS))
 
 
-def task(name: str) -> Task:
-    """The factories of env `name`.
+def task(name: str, local_teacher: str = "") -> Task:
+    """The factories of env `name`, with its own local teacher or the one called `local_teacher`.
 
     Its module may bring its own `teacher` and `student` factories, `TEACHER` and `STUDENT`, defaults of their
     keyword arguments, and a `drawing`; where it does not, the general ones serve.
@@ -86,10 +98,23 @@ def task(name: str) -> Task:
     module = sys.modules[path.partition(":")[0]]
     if isinstance(factory, Env) or not callable(factory):
         raise UsageError(f"{path} is {type(factory).__name__}, expected a function (options…) -> Env")
+    chosen = load(_path("teacher", local_teacher, TEACHERS)) if local_teacher else None
     drawing = load(DRAWINGS[name]) if name in DRAWINGS else getattr(module, "drawing", None)
-    return Task(
-        factory, teacher_factory(module), local_teacher_factory(module), student_factory(module), drawing
-    )
+    local = local_teacher_factory(module, chosen)
+    return Task(factory, teacher_factory(module), local, student_factory(module), drawing)
+
+
+def teacher_name(algorithm: str, asked: str = "") -> str:
+    """The local teacher of an algorithm: what was `asked` for, or its partner; empty for the env's own.
+
+    Raises:
+        UsageError: the algorithm's teachers are not local.
+    """
+    if asked and not wants_local(algorithm):
+        raise UsageError(
+            f"--teacher {asked}: {algorithm} asks for a planner, which the env brings; leave it out"
+        )
+    return asked or PARTNERS.get(algorithm, "")
 
 
 def wants_local(algorithm: str) -> bool:

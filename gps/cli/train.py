@@ -29,6 +29,9 @@ class Flags:
     """A name in `gps algorithms`, or your own as module:factory."""
     env: str = "quadrotor_forest"
     """A name in `gps envs`, or your own as module:factory."""
+    teacher: str = ""
+    """A local teacher for the algorithms that have them: local_lqr, local_pi2, local_pilqr, or your own as
+    module:factory (default: the algorithm's or the env's)."""
     seed: int = 0
     """Everything random in the run follows from it."""
     iterations: int = 8
@@ -54,7 +57,7 @@ def main(arguments: Sequence[str], console: Console) -> None:
     names = {
         name: options.peek(arguments, f"--{name}")
         or (getattr(saved, name) if saved else getattr(Flags, name))
-        for name in ("algorithm", "env")
+        for name in ("algorithm", "env", "teacher")
     }
     groups = experiment.groups(**names, saved=saved.options if saved and _same(saved, names) else None)
     made = options.grouped("Flags", _with_defaults(saved), groups)
@@ -129,7 +132,7 @@ def _saved(arguments: Sequence[str]) -> Config | None:
 
 
 def _same(saved: Config, names: dict[str, str]) -> bool:
-    return (saved.algorithm, saved.env) == (names["algorithm"], names["env"])
+    return all(getattr(saved, name) == value for name, value in names.items())
 
 
 def _with_defaults(saved: Config | None) -> type:
@@ -137,7 +140,8 @@ def _with_defaults(saved: Config | None) -> type:
     if saved is None:
         return Flags
     fields = [
-        (name, Flags.__annotations__[name], getattr(saved, name)) for name in ("algorithm", "env", "seed")
+        (name, Flags.__annotations__[name], getattr(saved, name))
+        for name in ("algorithm", "env", "teacher", "seed")
     ]
     fields.append(("iterations", int, saved.iterations))
     return dataclasses.make_dataclass("Flags", fields, bases=(Flags,))

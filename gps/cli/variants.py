@@ -5,7 +5,7 @@ import dataclasses
 import re
 from typing import Any, NamedTuple
 
-from gps.cli import experiment, options
+from gps.cli import experiment, options, registry
 from gps.cli.experiment import Config
 from gps.cli.registry import UsageError, suggest
 
@@ -47,15 +47,23 @@ def parse(text: str) -> Variant:
 
 
 def config(algorithm: Variant, env: Variant, seed: int, iterations: int) -> Config:
-    """The config of one run; options that are not given have their defaults."""
-    groups = experiment.groups(algorithm.name, env.name)
+    """The config of one run; options that are not given have their defaults.
+
+    An algorithm's option `teacher` is the local teacher under it.
+    """
+    given = dict(algorithm.options)
+    asked = given.pop("teacher", "")
+    if not isinstance(asked, str):
+        raise UsageError(f"{algorithm.name}: teacher must be a name in quotes, got {asked!r}")
+    teacher = registry.teacher_name(algorithm.name, asked)
+    groups = experiment.groups(algorithm.name, env.name, teacher)
     chosen = {name: options.values(kind()) for name, kind in groups.items()}
-    given = [("algorithm", name, value, algorithm) for name, value in algorithm.options.items()]
+    settings = [("algorithm", name, value, algorithm) for name, value in given.items()]
     for name, value in env.options.items():
         group, dot, rest = name.partition(".")
-        given.append((group, rest, value, env) if dot else ("env", name, value, env))
+        settings.append((group, rest, value, env) if dot else ("env", name, value, env))
     hints = {group: {f.name: f.type for f in dataclasses.fields(kind)} for group, kind in groups.items()}
-    for group, name, value, variant in given:
+    for group, name, value, variant in settings:
         if group not in chosen or name not in chosen[group]:
             known = [*chosen["env"], "teacher.", "student."] if group not in chosen else chosen[group]
             raise UsageError(f"{variant.name} has no option {name or group!r}{suggest(name, known)}")
@@ -63,7 +71,7 @@ def config(algorithm: Variant, env: Variant, seed: int, iterations: int) -> Conf
             hint = getattr(hints[group][name], "__name__", hints[group][name])
             raise UsageError(f"{variant.name}: {name} must be {hint}, got {value!r}")
         chosen[group][name] = list(value) if isinstance(value, tuple) else value
-    return Config(algorithm.name, env.name, seed, iterations, iterations, chosen)
+    return Config(algorithm.name, env.name, seed, iterations, iterations, chosen, teacher)
 
 
 def slug(text: str) -> str:

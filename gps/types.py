@@ -287,8 +287,8 @@ class LocalTeacher(NamedTuple):
     status is not OK are left out; where none is left, the state is as it was."""
     improve: Callable[..., tuple[PyTree, dict[str, Array]]]
     """(state, terms) → (state, info): a better controller by those models, tied by a tuple of `KLTerm`s of
-    which exactly one has a bound. `info` has `kl` to that policy [T], the dual variable `eta` and a `status`,
-    0 or 1 where the controller is new, more where it had to stay at that policy."""
+    which exactly one has a bound. `info` has `kl` to that policy [T], the dual variable `eta`, and whether it
+    is `solved`: if not, the controller is that policy."""
     expected_cost: Callable[..., Float[Array, ""]] | None = None
     """(state, controller) → Σ E[c] under the models; None without models."""
 

@@ -31,17 +31,20 @@ __all__ = ["KLSolution", "KLStatus", "kl_lqr"]
 
 
 class KLStatus(IntEnum):
-    """How the search for η ended (an int32 inside jitted programs); up to INACTIVE the controller is new."""
+    """How the search for η ended (an int32 inside jitted programs); up to BELOW the controller is new."""
 
     ACTIVE = 0
     """The divergence is the bound, within the tolerance."""
     INACTIVE = 1
     """It is below the bound even at the smallest η."""
-    MISSED = 2
-    """No η in the range, within the passes allowed, has the divergence asked for."""
-    NOT_PD = 3
+    BELOW = 2
+    """No η was found that has the divergence asked for, but one with less: it jumps across the bound, as it
+    does where the limits come to hold a control at one η that they do not at the next."""
+    MISSED = 3
+    """No η in the range, within the passes allowed, has the divergence asked for, or less."""
+    NOT_PD = 4
     """Quu was not positive definite at the largest η."""
-    NOT_FINITE = 4
+    NOT_FINITE = 5
     """The problem has numbers that are not finite, or p̄ a covariance that is not positive definite."""
 
 
@@ -49,7 +52,7 @@ class KLSolution(NamedTuple):
     """Made by `kl_lqr`."""
 
     controller: LinearGaussian
-    """Around the cost's nominal trajectory; p̄ itself where the status is beyond INACTIVE."""
+    """Around the cost's nominal trajectory; p̄ itself where the status is beyond BELOW."""
     kl: Float[Array, " T"]
     """E_p[KL(p ‖ p̄)] at each step, nats."""
     eta: Float[Array, " T"]
@@ -111,7 +114,7 @@ def kl_lqr(
     found, status = end.found, end.status
     finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((problem._replace(box=None), found))]
     status = jnp.where(jnp.all(jnp.stack(finite)), status, KLStatus.NOT_FINITE).astype(jnp.int32)
-    good = status <= KLStatus.INACTIVE
+    good = status <= KLStatus.BELOW
     controller = jax.tree.map(
         lambda new, old: jnp.where(good, new, jnp.nan_to_num(old)),
         controller_of(problem, previous, found),
@@ -123,6 +126,8 @@ def kl_lqr(
 # ------------------------------------------------------------------------------------- internals
 
 RUNNING = -1
+JUMP = 1e-6
+"""Where the divergence is above the bound at one log η and below it that near to it, there is none between."""
 
 
 class _Bracket(NamedTuple):
@@ -130,6 +135,8 @@ class _Bracket(NamedTuple):
 
     x: Array
     found: Pass
+    below: Pass
+    """At `high`."""
     low: Array
     f_low: Array
     high: Array
@@ -151,13 +158,14 @@ def _search_one(
         over = f > 0
         s = s._replace(
             found=found,
+            below=jax.tree.map(lambda old, new: jnp.where(over, old, new), s.below, found),
             low=jnp.where(over, s.x, s.low),
             f_low=jnp.where(over, f, s.f_low),
             high=jnp.where(over, s.high, s.x),
             f_high=jnp.where(over, s.f_high, f),
             passes=s.passes + 1,
         )
-        closed = s.high - s.low <= 4 * jnp.finfo(f.dtype).eps * (1 + jnp.abs(s.x))
+        closed = s.high - s.low <= JUMP * (1 + jnp.abs(s.x))
         lost = closed | (s.passes >= max_passes) | (over & (s.x >= high))
         status = _status(_near(f, tolerance), ~over & (s.x <= low), lost, sound)
         x = jnp.where(status == RUNNING, jnp.clip(_next(s, f), low, high), s.x)
@@ -165,8 +173,12 @@ def _search_one(
 
     inf = jnp.asarray(jnp.inf, begin.dtype)
     unseen = (-inf, inf, inf, -inf, jnp.ones_like(begin))
-    first = _Bracket(begin, _blank(problem), *unseen, jnp.int32(0), jnp.int32(RUNNING))
-    return jax.lax.while_loop(lambda s: s.status == RUNNING, look, first)
+    blank = _blank(problem)
+    first = _Bracket(begin, blank, blank, *unseen, jnp.int32(0), jnp.int32(RUNNING))
+    end = jax.lax.while_loop(lambda s: s.status == RUNNING, look, first)
+    short = (end.status > KLStatus.BELOW) & jnp.isfinite(end.high)
+    found = jax.tree.map(lambda one, other: jnp.where(short, other, one), end.found, end.below)
+    return end._replace(found=found, status=jnp.where(short, KLStatus.BELOW, end.status))
 
 
 def _next(s: _Bracket, f: Array) -> Array:

@@ -27,7 +27,7 @@ from gps.types import (
 from teachers.controllers import expected_cost, marginals, recenter, saturate
 from teachers.fitted import fit_dynamics, transitions
 from teachers.hold import hold
-from teachers.kl_lqr import kl_lqr
+from teachers.kl_lqr import KLStatus, kl_lqr
 
 __all__ = ["LocalState", "Model", "local_lqr", "priced"]
 
@@ -169,8 +169,9 @@ def local_lqr(
             limits=env.limits,
             eta=state.eta,
         )
-        eta = jnp.where(jnp.isfinite(found.eta) & (found.status <= 1), found.eta, jnp.ones_like(found.eta))
-        info = {"kl": found.kl, "eta": found.eta, "status": found.status, "passes": found.passes}
+        solved = found.status <= KLStatus.BELOW
+        eta = jnp.where(jnp.isfinite(found.eta) & solved, found.eta, jnp.ones_like(found.eta))
+        info = {"kl": found.kl, "eta": found.eta, "solved": solved, "status": found.status}
         return state._replace(controller=found.controller, eta=eta), info
 
     def expect(state: LocalState, controller: LinearGaussian) -> Float[Array, ""]:

@@ -17,7 +17,6 @@ from jaxtyping import Array, Float, Int, Key
 from gps.linalg import cholesky, lower_inverse
 from gps.types import Env, KLTerm, LinearGaussian, LocalTeacher, Status, Trajectory
 from teachers.hold import hold
-from teachers.kl_lqr import KLStatus
 from teachers.local_lqr import only_bound
 from teachers.reps import reweight, tilted
 
@@ -95,8 +94,7 @@ def local_pi2(
         new, kl = tilted(policy, tilt, there, bound, env.limits)
         sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in (*new, kl)]))
         controller = jax.tree.map(lambda a, b: jnp.where(sound, a, jnp.nan_to_num(b)), new, policy)
-        status = jnp.where(sound, KLStatus.ACTIVE, KLStatus.NOT_FINITE).astype(jnp.int32)
-        info = {"kl": jnp.where(sound, kl, 0), "eta": tilt.eta, "status": status}
+        info = {"kl": jnp.where(sound, kl, 0), "eta": tilt.eta, "solved": sound}
         return state._replace(controller=controller), info
 
     return LocalTeacher(init, lambda state: state.controller, learn, improve)

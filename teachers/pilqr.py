@@ -15,7 +15,6 @@ from gps.gaussian import Gaussian
 from gps.linalg import cholesky, lower_inverse
 from gps.types import Env, KLTerm, LinearGaussian, LocalTeacher, QuadraticCost, Trajectory
 from teachers.controllers import marginals, recenter
-from teachers.kl_lqr import KLStatus
 from teachers.local_lqr import LocalState, Model, local_lqr
 from teachers.pi2 import Rollouts, bound_per_step, check_inertia, cost_to_go, keep, no_rollouts, noise_of
 from teachers.reps import boltzmann, largest, reps, reweight, tilted
@@ -113,7 +112,7 @@ def local_pilqr(
         new, _ = tilted(first, tilt, first.us, second * bound, env.limits)
         new, kl = shortened(model, first, new, policy, bound if each else jnp.sum(bound))
         sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in (*new, kl)]))
-        good = sound & (info["status"] <= KLStatus.INACTIVE)
+        good = sound & info["solved"]
         controller = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, first)
         info |= {"kl": jnp.where(good, kl, info["kl"]), "trust": jnp.mean(trust)}
         return state._replace(lqr=solved._replace(controller=controller), trust=trust), info

@@ -9,7 +9,9 @@ import pytest
 
 from gps.gaussian import Gaussian
 from gps.types import Limits, LinearDynamics, LinearGaussian, QuadraticCost
+from teachers.controllers import saturate
 from teachers.kl_lqr import KLStatus, kl_lqr
+from teachers.kl_pass import make_problem, solve_at
 
 n, m, T = 4, 2, 10
 
@@ -239,6 +241,31 @@ def test_limits_hold_the_mean_at_the_nominal_states():
     rng = np.random.default_rng(0)
     near = np.clip(us[-1] + 1e-3 * rng.normal(size=(200, m)), limits.low, limits.high)
     assert min(value(u) for u in near) >= value(us[-1]) - 1e-12
+
+
+def test_where_the_limits_make_the_divergence_jump_across_the_bound_it_ends_below():
+    limits = Limits(np.full(m, -0.2), np.full(m, 0.2))
+    made = [problem(np.random.default_rng(seed), condition=10.0) for seed in range(60)]
+    made = [(*one[:2], saturate(one[2], limits), *one[3:]) for one in made]
+    given = jax.tree.map(lambda *leaves: np.stack(leaves), *made)
+    bounds = 10 ** np.random.default_rng(8).uniform(-1, 2, size=60)
+    found = jax.jit(jax.vmap(functools.partial(solve, limits=limits)))(given, bounds)
+    assert np.all(found.status <= KLStatus.BELOW)
+    below = np.flatnonzero(found.status == KLStatus.BELOW)
+    assert 0 < below.size < 20
+
+    @jax.jit
+    def divergence_at(given, eta):
+        dynamics, cost, previous, start, noise = given
+        problem = make_problem(dynamics, cost, previous, start, noise, 0.0, limits)
+        return jnp.sum(solve_at(problem, jnp.full(T, eta)).kl)
+
+    for i in range(60):
+        p = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), found.controller)
+        assert divergence(made[i], p).sum() <= 1.1 * bounds[i]
+        if i in below:
+            assert divergence_at(made[i], found.eta[i, 0]) < 0.95 * bounds[i]
+            assert not divergence_at(made[i], found.eta[i, 0] * (1 - 1e-4)) < 1.05 * bounds[i]
 
 
 def test_a_problem_that_cannot_be_solved_returns_the_previous_controller():

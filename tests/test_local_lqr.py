@@ -93,7 +93,8 @@ def test_a_policy_beyond_the_limits_is_taken_as_they_let_it_act():
     beyond = sharp._replace(us=jnp.full((20, 1), 11.0))
     held = sharp._replace(us=jnp.full((20, 1), 8.0), K=jnp.zeros((20, 1, 2)))
     (one, info), (two, _) = (
-        jax.jit(teacher.improve)(state, (KLTerm(policy, bound=jnp.asarray(5.0)),)) for policy in (beyond, held)
+        jax.jit(teacher.improve)(state, (KLTerm(policy, bound=jnp.asarray(5.0)),))
+        for policy in (beyond, held)
     )
     assert int(info["status"]) == 0
     np.testing.assert_allclose(np.sum(info["kl"]), 5.0, rtol=0.1)

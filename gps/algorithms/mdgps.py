@@ -88,7 +88,7 @@ def report(found: dict[str, Array], limit: Array, multiplier: Array) -> dict[str
         "kl_bound": limit,
         "eta": jnp.exp(jnp.mean(jnp.log(found["eta"]))),
         "step_multiplier": multiplier,
-        "failed_solves": found["status"] > 1,
+        "failed_solves": ~found["solved"],
     }
 
 

@@ -69,5 +69,7 @@ def traj_opt(
         )
 
     supervision = Supervision(updates, batch_size, learning_rate, copies, jitter)
-    plan = Plan(samples, conditions, test_conditions, False, supervision, "regression")  # any student: none is looked at
+    plan = Plan(
+        samples, conditions, test_conditions, False, supervision, "regression"
+    )  # any student: none is looked at
     return guided(env, make_teacher, student, Method(lambda x0: first_steps(x0.dtype), c_step), plan)

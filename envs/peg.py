@@ -34,7 +34,7 @@ WEIGHTS = (2.0, 2.0, 1.0, 2.0, 2.0, 1.0)
 LAST = 10.0
 """The last step's distance counts this many times."""
 SUCCESS = 0.1
-"""Distance of the tip from the hole's floor that the published experiments count as a success, m: the rim's."""
+"""Distance of the tip from the hole's floor that counts as a success in print, m: the rim's."""
 INSERTED = 0.03
 """Distance of the tip from the hole's floor at which the peg is in, m; the hole is .1 deep."""
 

@@ -1,4 +1,4 @@
-"""A student as the linear-Gaussian controller that it looks like: exactly along one trajectory, or over rollouts.
+"""A student as the linear-Gaussian controller that it looks like, along one trajectory or over rollouts.
 
 The derivatives are exact where the student is a function of the present state. A regression sees what it did
 over rollouts (Levine & Abbeel 2014; Montgomery & Levine 2016, section 3), whatever it remembers or looks at.
@@ -58,10 +58,10 @@ def regressed(
 ) -> Callable[[PyTree, Trajectory, Float[Array, " N"]], LinearGaussian]:
     """(variables, rollouts [N], weight [N]) → the student around the rollouts' first state, by regression.
 
-    At each step the student's mean, given what it would have seen and remembered in each rollout, on the states,
-    with a mixture over all steps as the prior (`gps.regression.regress`): it needs fewer rollouts than the state
-    has entries. What the line does not explain of the mean is added to its covariance. Rollouts of weight 0 are
-    left out.
+    At each step the student's mean, given what it would have seen and remembered in each rollout, on the
+    At each step the mean of the student, given what it would have seen and remembered in each rollout, on
+    the states, with a mixture over all steps as prior (`gps.regression.regress`): it needs fewer rollouts than
+    the state has entries. What the line does not explain of the mean is added to its covariance. Rollouts of
 
     Args:
         env: the task.

@@ -35,9 +35,9 @@ def recenter(
 
 
 def saturate(controller: LinearGaussian, limits: Limits) -> LinearGaussian:
-    """What the controller does about its own states where the limits hold some of its controls: they stay there.
+    """What the controller does about its own states where the limits hold some of its controls.
 
-    Their mean is at the limit, and does not move with the state.
+    The mean of these is at the limit, and does not move with the state.
     """
     low, high = (jnp.asarray(side, controller.us.dtype)[None] for side in limits)
     moves = (controller.us > low) & (controller.us < high)

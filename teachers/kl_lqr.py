@@ -127,7 +127,7 @@ def kl_lqr(
 
 RUNNING = -1
 JUMP = 1e-6
-"""Where the divergence is above the bound at one log η and below it that near to it, there is none between."""
+"""Between two log η that near to each other a divergence that is above and below the bound jumps."""
 
 
 class _Bracket(NamedTuple):

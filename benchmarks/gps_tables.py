@@ -14,9 +14,11 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.harness import Row, main
+from gps import plots
 from gps.cli import compare
 from gps.cli.variants import slug
 
+PICTURES = Path(__file__).resolve().parents[1] / "docs"
 SEEDS = tuple(range(10))
 METHODS = {
     "BADMM": "badmm",
@@ -39,6 +41,30 @@ class Protocol(NamedTuple):
     """Target of the best method's mean distance at the last iteration, m."""
 
 
+PUBLISHED = {
+    "blind_peg": (
+        (0.105, 0.05, 0.06),
+        (0.105, 0.04, 0.03),
+        (0.105, 0.04, 0.03),
+        (0.175, 0.085, 0.05),
+        (0.20, 0.09, 0.07),
+    ),
+    "peg": (
+        (0.11, 0.05, 0.04),
+        (0.105, 0.04, 0.09),
+        (0.11, 0.065, 0.04),
+        (0.14, 0.07, 0.035),
+        (0.14, 0.095, 0.07),
+    ),
+    "obstacle": (
+        (1.15, 0.40, 0.26),
+        (0.50, 0.47, 0.47),
+        (1.68, 0.77, 0.68),
+        (1.25, 1.42, 0.62),
+        (1.45, 0.92, 0.75),
+    ),
+}
+"""After iterations 5, 10 and 15, m, a row for each method: read off a figure, ±.02 (obstacle ±.05)."""
 PROTOCOLS = {
     "blind_peg": Protocol("epsilon=1.0, multipliers=(0.01, 3.0)", 12, (3, 6, 9, 12), "<= 0.04"),
     "peg": Protocol("epsilon=2.0, multipliers=(0.01, 1.0)", 12, (3, 6, 9, 12), "<= 0.05"),
@@ -69,6 +95,8 @@ def case(env: str) -> Callable[[bool], list[Row]]:
             looked_at = (iterations,) if fast else protocol.looked_at
             found += _of_method(title, runs, looked_at)
             runs_of[title] = runs
+        if not fast:
+            picture(env, runs_of)
         best = min(runs_of, key=lambda title: _of(runs_of[title], "student_distance", iterations).mean())
         return [*found, *_of_best(best, runs_of[best], iterations, protocol.best)]
 
@@ -76,20 +104,21 @@ def case(env: str) -> Callable[[bool], list[Row]]:
 
 
 def _of_method(title: str, runs: Sequence[list[dict[str, Any]]], looked_at: Sequence[int]) -> list[Row]:
-    """Student's distances by iteration, then the iterate handed out, the local controllers, and the cost."""
-    found = [
-        Row(f"{title}: student, iteration {i}", _of(runs, "student_distance", i).mean(), "m")
-        for i in looked_at
-    ]
+    """The student by iteration, the iterate handed out and the local controllers, all without noise."""
+    found = [Row(f"{title}: iteration {i}", _of(runs, "student_distance", i).mean(), "m") for i in looked_at]
     end = looked_at[-1]
     chosen = _handed_out(runs)
-    found.append(
-        Row(f"{title}: student, its standard deviation", _of(runs, "student_distance", end).std(ddof=0), "m")
-    )
-    found.append(Row(f"{title}: iterate handed out", _mean(chosen, "student_distance"), "m"))
+    found += [
+        Row(f"{title}: ± at {end}", _of(runs, "student_distance", end).std(ddof=0), "m"),
+        Row(f"{title}: handed out", _mean(chosen, "student_distance"), "m"),
+    ]
     if "student_inserted" in chosen[0]:
         found += [
-            Row(f"{title}: iterate handed out, inserted", _mean(chosen, "student_inserted"), "share"),
+            Row(f"{title}: < .1 m at {i}", _of(runs, "student_success", i).mean(), "share") for i in looked_at
+        ]
+        found += [
+            Row(f"{title}: inserted at {end}", _of(runs, "student_inserted", end).mean(), "share"),
+            Row(f"{title}: handed out, inserted", _mean(chosen, "student_inserted"), "share"),
             Row(f"{title}: local controllers inserted", _of(runs, "local_inserted", end).mean(), "share"),
         ]
     return found
@@ -127,6 +156,23 @@ def _of_best(title: str, runs: Sequence[list[dict[str, Any]]], end: int, target:
             "rollouts",
         ),
     ]
+
+
+def picture(env: str, runs_of: dict[str, list[list[dict[str, Any]]]]) -> None:
+    """Distance of the student against the iteration, mean and standard deviation over the seeds, as a png."""
+    figure, [[axis]] = plots.grid(1, 1, 6.0, 3.6)
+    for i, (title, runs) in enumerate(runs_of.items()):
+        values = np.array([[record["student_distance"] for record in records] for records in runs])
+        steps, mean, std = np.arange(1, values.shape[1] + 1), values.mean(axis=0), values.std(axis=0)
+        axis.plot(steps, mean, color=f"C{i}", label=title)
+        axis.fill_between(
+            steps, np.maximum(mean - std, 1e-4), mean + std, color=f"C{i}", alpha=0.12, linewidth=0
+        )
+        axis.plot((5, 10, 15), PUBLISHED[env][i], "x", color=f"C{i}")
+    axis.plot([], [], "x", color="black", label="published")
+    axis.set(yscale="log", xlabel="iteration", ylabel="final distance, m", title=env.replace("_", " "))
+    axis.legend(fontsize=7)
+    plots.save(figure, PICTURES / f"gps_{env}.png")
 
 
 def _handed_out(runs: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """Write the README's tables from the files of results, so that they cannot drift (`make readme`).
 
 Between `<!-- results:NAME -->` and `<!-- /results -->` stands the table of `benchmarks/results/NAME.json`;
-with `<!-- results:NAME PATTERN -->` only the cases that match the shell pattern. `--check` writes nothing
-and exits with status 1 if the README is not what the results say.
+with `<!-- results:NAME PATTERN -->` only the cases that match the shell pattern. `<!-- wide results:… -->`
+puts figures named "WHO: WHAT" that have no target into one line for each WHO. `--check` writes nothing and
+exits with status 1 if the README is not what the results say.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from benchmarks.harness import RESULTS
 __all__ = ["main", "regenerate"]
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-OPEN = re.compile(r"<!-- results:(?P<name>[\w-]+)(?: +(?P<pattern>[^<>]+?))? -->")
+OPEN = re.compile(r"<!-- (?P<wide>wide )?results:(?P<name>[\w-]+)(?: +(?P<pattern>[^<>]+?))? -->")
 CLOSE = "<!-- /results -->"
 
 
@@ -36,7 +37,7 @@ def regenerate(text: str, results: Path = RESULTS) -> str:
         following = OPEN.search(rest, match.end())
         if end < 0 or (following and following.start() < end):
             raise ValueError(f"{match[0]} has no {CLOSE} before the next table")
-        table = _table(_load(match["name"], results), match["pattern"], match[0])
+        table = _table(_load(match["name"], results), match["pattern"], bool(match["wide"]), match[0])
         out.append(f"{rest[: match.end()]}\n{table}\n{CLOSE}")
         rest = rest[end + len(CLOSE) :]
     return "".join([*out, rest])
@@ -50,27 +51,56 @@ def _load(name: str, results: Path) -> dict[str, Any]:
     return json.loads(path.read_text())
 
 
-def _table(report: dict[str, Any], pattern: str | None, marker: str) -> str:
+def _table(report: dict[str, Any], pattern: str | None, wide: bool, marker: str) -> str:
     """A table in Markdown, and under it the command, the date and the machine."""
     rows = [row for row in report["rows"] if pattern is None or fnmatch.fnmatchcase(row["case"], pattern)]
     if not rows:
         raise ValueError(f"{marker}: no case matches, there are {', '.join(_unique(report['rows'], 'case'))}")
-    marks = {True: "yes", False: "**no**", None: ""}
-    lines = ["| case | figure | value | unit | target | met |", "|---|---|---|---|---|---|"]
-    for row in rows:
-        cells = (
-            row["case"],
-            row["figure"],
-            _number(row["value"]),
-            row["unit"],
-            row["target"] or "",
-            marks[row["met"]],
-        )
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    across = [row for row in rows if wide and row["target"] is None and ": " in row["figure"]]
+    parts = [_across(across)] if across else []
+    if down := [row for row in rows if row not in across]:
+        parts.append(_down(down))
     machine = report["machine"]
     dates = _unique([{"date": row.get("date", report["date"])[:10]} for row in rows], "date")
     devices = f"{machine['cpu']}, {machine['cores']} cores, {machine['device']}"
-    return "\n".join([*lines, "", f"`{report['command']}`, {', '.join(sorted(dates))}, {devices}"])
+    return "\n\n".join([*parts, f"`{report['command']}`, {', '.join(sorted(dates))}, {devices}"])
+
+
+def _down(rows: Sequence[dict[str, Any]]) -> str:
+    """One figure a line."""
+    marks = {True: "yes", False: "**no**", None: ""}
+    names = ["case", "figure", "value", "unit", "target", "met"]
+    return _lines(
+        names,
+        [
+            [
+                row["case"],
+                row["figure"],
+                _number(row["value"]),
+                row["unit"],
+                row["target"] or "",
+                marks[row["met"]],
+            ]
+            for row in rows
+        ],
+    )
+
+
+def _across(rows: Sequence[dict[str, Any]]) -> str:
+    """A line for each case and WHO, a column for each WHAT of any case."""
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        who, what = row["figure"].split(": ", 1)
+        cells.setdefault((row["case"], who), {})[f"{what} ({row['unit']})"] = _number(row["value"])
+    columns = list(dict.fromkeys(column for line in cells.values() for column in line))
+    lines = [[*title, *(line.get(column, "") for column in columns)] for title, line in cells.items()]
+    return _lines(["case", "", *columns], lines)
+
+
+def _lines(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells."""
+    head = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    return "\n".join([*head, *("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows)])
 
 
 def _number(value: float | None) -> str:

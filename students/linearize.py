@@ -58,10 +58,10 @@ def regressed(
 ) -> Callable[[PyTree, Trajectory, Float[Array, " N"]], LinearGaussian]:
     """(variables, rollouts [N], weight [N]) → the student around the rollouts' first state, by regression.
 
-    At each step the student's mean, given what it would have seen and remembered in each rollout, on the
     At each step the mean of the student, given what it would have seen and remembered in each rollout, on
-    the states, with a mixture over all steps as prior (`gps.regression.regress`): it needs fewer rollouts than
-    the state has entries. What the line does not explain of the mean is added to its covariance. Rollouts of
+    the states, with a mixture over all steps as prior (`gps.regression.regress`): it needs fewer rollouts
+    than the state has entries. What the line does not explain of the mean is added to its covariance.
+    Rollouts of weight 0 are left out.
 
     Args:
         env: the task.

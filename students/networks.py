@@ -33,17 +33,17 @@ class MLP(nn.Module):
     """Dense layers with an output layer that starts near zero, so that a new policy acts near its centre."""
 
     hidden: tuple[int, ...]
-    nu: int
+    outputs: int
     activation: Callable[[Array], Array]
     dtype: Any
 
     @nn.compact
-    def __call__(self, value: Float[Array, " n"]) -> Float[Array, " nu"]:
-        """Normalised input → output in units of the half-range."""
+    def __call__(self, value: Float[Array, " n"]) -> Float[Array, " outputs"]:
+        """Normalised input → output, of means in units of the half-range."""
         for width in self.hidden:
             value = self.activation(nn.Dense(width, dtype=self.dtype, param_dtype=self.dtype)(value))
         small = nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
-        return nn.Dense(self.nu, dtype=self.dtype, param_dtype=self.dtype, kernel_init=small)(value)
+        return nn.Dense(self.outputs, dtype=self.dtype, param_dtype=self.dtype, kernel_init=small)(value)
 
 
 def mlp(
@@ -52,11 +52,11 @@ def mlp(
     activation: str = "tanh",
     log_std: float = -1.0,
     limits: Limits | None = None,
-    covariance: Literal["learned", "labels"] = "learned",
+    covariance: Literal["learned", "labels", "network"] = "learned",
     min_std: float = 0.0,
     dtype: Any = jnp.float32,
 ) -> Student:
-    """Gaussian policy N(μ(o), S) with a covariance S that does not depend on the observation.
+    """Gaussian policy N(μ(o), S) with a covariance S that depends on the observation only if asked to.
 
     μ = clip(centre + half · net(normalise(o)), low, high), where centre and half-range come from `limits`
     (0 and 1 where there is none). The derivative passes straight through the clip: a label on a limit is
@@ -72,6 +72,7 @@ def mlp(
         limits: box that the mean stays in.
         covariance: 'learned': S = diag(half · exp(θ))², θ a parameter. 'labels': a full matrix
             without a gradient (mind decoupled weight decay), set in closed form by `set_covariance`.
+            'network': S(o) = diag(half · exp(log_std + net'(o)))², a second output of the same network.
         min_std: least spread that inputs are divided by, in units of the observation; see `normalise`.
         dtype: of parameters and outputs; observations are cast to it.
 
@@ -79,26 +80,27 @@ def mlp(
         ValueError: for an unknown activation or covariance, or limits of the wrong shape.
     """
     _check(nu, hidden, activation, limits, covariance, (log_std, min_std))
-    network = MLP(tuple(hidden), nu, ACTIVATIONS[activation], dtype)
+    seen = covariance == "network"
+    network = MLP(tuple(hidden), 2 * nu if seen else nu, ACTIVATIONS[activation], dtype)
     low, high, centre, half = _box(nu, limits, dtype)
 
     def init(key: Key[Array, ""], obs: PyTree) -> tuple[PyTree, Moments]:
         flat = _flatten(obs, dtype)
         std = jnp.full(nu, log_std, dtype)
-        spread = (
-            {"log_std": std} if covariance == "learned" else {"cov": jnp.diag((half * jnp.exp(std)) ** 2)}
-        )
-        params = {"network": network.init(key, flat)["params"], **spread}
+        own = {"log_std": std}
+        spread = {"learned": own, "labels": {"cov": jnp.diag((half * jnp.exp(std)) ** 2)}, "network": {}}
+        params = {"network": network.init(key, flat)["params"], **spread[covariance]}
         return params, initial_moments(flat.shape[0], dtype)
 
     def apply(variables: tuple[PyTree, Moments], obs: PyTree, carry: tuple) -> tuple[Gaussian, tuple]:
         params, moments = variables
         value = normalise(moments, _flatten(obs, dtype), min_std)
         raw: Any = network.apply({"params": params["network"]}, value)
-        mean = clip_straight_through(centre + half * raw, low, high)
+        mean = clip_straight_through(centre + half * raw[:nu], low, high)
         if covariance == "labels":
             return Gaussian(mean, jax.lax.stop_gradient(params["cov"])), carry
-        std = half * jnp.exp(clip_straight_through(params["log_std"], LOG_STD_FLOOR, jnp.inf))
+        exponent = log_std + raw[nu:] if seen else params["log_std"]
+        std = half * jnp.exp(clip_straight_through(exponent, LOG_STD_FLOOR, jnp.inf))
         return Gaussian(mean, jnp.diag(std**2)), carry
 
     def apply_sequence(
@@ -183,8 +185,8 @@ def _check(
         close = difflib.get_close_matches(activation, ACTIVATIONS, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown activation {activation!r}, known are {', '.join(ACTIVATIONS)}{hint}")
-    if covariance not in ("learned", "labels"):
-        raise ValueError(f"covariance must be 'learned' or 'labels', got {covariance!r}")
+    if covariance not in ("learned", "labels", "network"):
+        raise ValueError(f"covariance must be 'learned', 'labels' or 'network', got {covariance!r}")
     if limits is not None and (jnp.shape(limits.low) != (nu,) or jnp.shape(limits.high) != (nu,)):
         shapes = jnp.shape(limits.low), jnp.shape(limits.high)
         raise ValueError(f"limits for {nu} controls must have shape ({nu},), got {shapes[0]} and {shapes[1]}")

@@ -17,7 +17,11 @@ from students.networks import mlp
 from teachers.mpc import mpc
 
 ALGORITHMS = {"bc": bc, "dagger": dagger, "plato": plato}
-STUDENTS = {"mlp": {}, "mlp with labels' covariance": {"covariance": "labels"}}
+STUDENTS = {
+    "mlp": {},
+    "mlp with labels' covariance": {"covariance": "labels"},
+    "mlp that sees its covariance": {"covariance": "network"},
+}
 TEACHERS = {"mpc": lambda env: mpc(env, horizon=5, initial_iterations=0)}
 KEY, OTHER = jax.random.split(jax.random.key(31))
 

@@ -156,6 +156,19 @@ def test_a_learned_covariance_goes_where_the_closed_form_says(name):
     np.testing.assert_allclose(var, expected, rtol=1e-3)
 
 
+def test_a_covariance_of_the_network_is_the_labels_where_it_looks():
+    """Precisions whose logarithms are lines in the observation, which a network without layers can be."""
+    rng = np.random.default_rng(3)
+    dataset = ring(rng, 48, 48)
+    exponents = flat_obs(dataset) @ (0.4 * rng.normal(size=(5, 2)))
+    dataset = dataset._replace(precision=jnp.asarray(np.exp(exponents)[:, :, None] * np.eye(2)))
+    student = mlp(2, hidden=(), covariance="network", dtype=jnp.float64)
+    fitter = fit(student, kl(), adam(3e-2, updates=3000, decay=0.5), 48, updates=3000)
+    state, _ = fitter.run(KEY, start(fitter, student, dataset), dataset)
+    covs = jax.vmap(lambda obs: student.apply(state.variables, obs, ())[0].cov)(dataset.obs)
+    np.testing.assert_allclose(covs, np.exp(-exponents)[:, :, None] * np.eye(2), rtol=0.02, atol=1e-9)
+
+
 def test_inputs_are_normalised_by_the_training_steps_once_however_often_it_runs():
     dataset = ring(np.random.default_rng(2), 30, 50)
     student = mlp(2, (4,))

@@ -1,4 +1,4 @@
-"""Guided policy search from the command line: what a run leaves behind, and that it goes on with the same bits."""
+"""Guided policy search from the command line: what a run leaves, and that it goes on with the same bits."""
 
 import json
 
@@ -32,7 +32,16 @@ def test_it_goes_on_with_the_same_bits(whole, tmp_path, capsys):
 
 def test_what_a_human_wants_to_see_is_there(whole):
     records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
-    shown = {"student_cost", "local_cost", "kl", "kl_bound", "eta", "step_multiplier", "student_distance", "loss"}
+    shown = {
+        "student_cost",
+        "local_cost",
+        "kl",
+        "kl_bound",
+        "eta",
+        "step_multiplier",
+        "student_distance",
+        "loss",
+    }
     assert all(shown <= set(record) for record in records)
     assert records[-1]["total_rollouts"] == 3 * 3 * 3
     judged = json.loads((whole / "eval.json").read_text())

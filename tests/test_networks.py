@@ -210,7 +210,7 @@ def test_students_of_many_seeds_vmap():
 def test_errors_say_what_is_wrong():
     with pytest.raises(ValueError, match=r"unknown activation 'tahn'.*did you mean 'tanh'"):
         mlp(2, activation="tahn")
-    with pytest.raises(ValueError, match="'learned' or 'labels', got 'full'"):
+    with pytest.raises(ValueError, match="'learned', 'labels' or 'network', got 'full'"):
         mlp(2, covariance="full")
     with pytest.raises(ValueError, match=r"limits for 3 controls must have shape \(3,\), got \(2,\)"):
         mlp(3, limits=LIMITS)

@@ -26,6 +26,7 @@ ENVS = (
     "obstacle",
     "peg",
     "blind_peg",
+    "swimmer",
 )
 
 

@@ -36,7 +36,8 @@ class KLStatus(IntEnum):
     ACTIVE = 0
     """The divergence is the bound, within the tolerance."""
     INACTIVE = 1
-    """It is below the bound even at the smallest η."""
+    """It is below the bound, and at no η is it the bound: it is below even at the smallest, or it jumps over
+    the bound, which it does where a control comes to a limit."""
     MISSED = 2
     """No η in the range, within the passes allowed, has the divergence asked for."""
     NOT_PD = 3
@@ -130,6 +131,8 @@ class _Bracket(NamedTuple):
 
     x: Array
     found: Pass
+    within: Pass
+    """Of the smallest η seen whose divergence is below the bound."""
     low: Array
     f_low: Array
     high: Array
@@ -151,6 +154,7 @@ def _search_one(
         over = f > 0
         s = s._replace(
             found=found,
+            within=jax.tree.map(lambda a, b: jnp.where(over, a, b), s.within, found),
             low=jnp.where(over, s.x, s.low),
             f_low=jnp.where(over, f, s.f_low),
             high=jnp.where(over, s.high, s.x),
@@ -158,14 +162,18 @@ def _search_one(
             passes=s.passes + 1,
         )
         closed = s.high - s.low <= 4 * jnp.finfo(f.dtype).eps * (1 + jnp.abs(s.x))
+        near = _near(f, tolerance)
+        jump = closed & jnp.isfinite(s.f_high) & ~near
         lost = closed | (s.passes >= max_passes) | (over & (s.x >= high))
-        status = _status(_near(f, tolerance), ~over & (s.x <= low), lost, sound)
+        status = _status(near, (~over & (s.x <= low)) | jump, lost, sound)
+        found = jax.tree.map(lambda a, b: jnp.where(jump, a, b), s.within, found)
+        s = s._replace(found=found)
         x = jnp.where(status == RUNNING, jnp.clip(_next(s, f), low, high), s.x)
         return s._replace(x=x, stride=1.7 * s.stride, status=status)
 
     inf = jnp.asarray(jnp.inf, begin.dtype)
     unseen = (-inf, inf, inf, -inf, jnp.ones_like(begin))
-    first = _Bracket(begin, _blank(problem), *unseen, jnp.int32(0), jnp.int32(RUNNING))
+    first = _Bracket(begin, _blank(problem), _blank(problem), *unseen, jnp.int32(0), jnp.int32(RUNNING))
     return jax.lax.while_loop(lambda s: s.status == RUNNING, look, first)
 
 

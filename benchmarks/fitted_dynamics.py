@@ -26,7 +26,7 @@ from benchmarks.harness import Row, main
 from gps.algorithms.defaults import local_teacher_factory
 from gps.algorithms.guided import Now
 from gps.algorithms.phases import batched, explore, trial_of_locals
-from gps.algorithms.step_rules import Steps, first_steps
+from gps.algorithms.step_rules import StepRule, Steps, first_steps
 from gps.algorithms.traj_opt import alone
 from gps.conditions import training_conditions
 from gps.types import Env, LocalTeacher, Trajectory
@@ -49,13 +49,19 @@ class Setting(NamedTuple):
     sweep: int
     """Iterations in which the numbers of rollouts per iteration are compared; 0: they are not."""
     epsilon: float
-    """KL bound per control step, nats; it stays as it is."""
+    """KL bound per control step, nats."""
+    rule: StepRule
+    """How its multiplier goes."""
+    multipliers: tuple[float, float]
     starts: int
     """Of iLQR, at random, per condition; others are where the fitted controllers of every seed
     ended, so that what is compared with is no worse for a start than what it is compared with."""
 
 
-SETTINGS = {"swimmer": Setting(80, 30, 1.0, 5), "blind_peg": Setting(24, 0, 0.5, 3)}
+SETTINGS = {
+    "swimmer": Setting(80, 30, 1.0, "none", (1.0, 1.0), 5),
+    "blind_peg": Setting(30, 0, 1.0, "classic", (0.01, 3.0), 3),
+}
 VARIED = {
     "no prior": {"clusters": 0, "reuse": 1e-9},
     "mixture": {"clusters": 10, "strength": 0.1, "reuse": 0.0},
@@ -68,11 +74,11 @@ VARIED = {
 
 
 def course(
-    env: Env, make_teacher: Callable[[Env], LocalTeacher], samples: int, iterations: int, epsilon: float
+    env: Env, make_teacher: Callable[[Env], LocalTeacher], samples: int, iterations: int, setting: Setting
 ) -> Callable[[Key[Array, ""]], tuple[Float[Array, "I+1 M"], Trajectory]]:
     """Key → (J of the controllers of all conditions before and after each iteration, their last trials)."""
     roll_out, trials = explore(env, make_teacher, samples), trial_of_locals(env, make_teacher)
-    c_step = alone("none", epsilon, (1.0, 1.0))
+    c_step = alone(setting.rule, setting.epsilon, setting.multipliers)
 
     def improve(
         bound: Env, teacher: LocalTeacher, local: PyTree, paths: Trajectory, steps: Steps
@@ -161,13 +167,14 @@ def measure(
     module = importlib.import_module(f"envs.{name}")
     env, setting = getattr(module, name)(), SETTINGS[name]
     make = functools.partial(local_teacher_factory(module), dynamics=dynamics, **options)
-    run = jax.jit(course(env, make, samples, iterations, setting.epsilon))
+    run = jax.jit(course(env, make, samples, iterations, setting))
 
     def one(seed: int) -> dict[str, Any]:
         costs, end = run(jax.random.key(seed))
         return {"costs": np.asarray(costs).tolist(), "us": np.asarray(end.us).tolist()}
 
-    said = [name, dynamics, samples, iterations, setting.epsilon, {**module.LOCAL, **options}]
+    steps = [setting.epsilon, setting.rule, *setting.multipliers]
+    said = [name, dynamics, samples, iterations, steps, {**module.LOCAL, **options}]
     rows = [kept([*said, seed], lambda seed=seed: one(seed)) for seed in seeds]
     return Measured(*(np.array([row[field] for row in rows]) for field in Measured._fields))
 

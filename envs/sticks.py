@@ -13,11 +13,12 @@ from envs import obstacle as obstacle_task
 from envs import peg as peg_task
 from envs.mjcf import load_model
 from envs.reacher import LINK
+from envs.swimmer import HALF
 from gps import plots
 from gps.types import Env
 from gps.video import Clip, Drawing, Frame
 
-__all__ = ["Sticks", "cartpole", "obstacle", "peg", "pendulum", "reacher", "sticks"]
+__all__ = ["Sticks", "cartpole", "obstacle", "peg", "pendulum", "reacher", "sticks", "swimmer"]
 
 COLOURS = ("#1c5fb0", "#c2255c", "#7048e8", "#0b7285")
 """One per driver."""
@@ -133,6 +134,14 @@ def _walls(context: Any) -> np.ndarray:
     return np.concatenate([np.vstack([outline, [np.nan, np.nan]]) for outline in outlines])
 
 
+def _swimmer(x: np.ndarray, context: Any) -> np.ndarray:
+    """From the tail to the head."""
+    angles = x[2] + np.array([x[4], 0.0, x[3]])
+    links = 2 * HALF * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    tail = x[:2] - links[0] - links[1] / 2
+    return np.concatenate([tail[None], tail + np.cumsum(links, axis=0)])
+
+
 pendulum = sticks(Sticks(_pendulum, (1.3, 1.3)))
 cartpole = sticks(Sticks(_cartpole, (2.8, 1.4)))
 reacher = sticks(Sticks(_reacher, (0.35, 0.35), target=np.asarray))
@@ -146,3 +155,4 @@ obstacle = sticks(
         centre=(1.6, 0.0),
     )
 )
+swimmer = sticks(Sticks(_swimmer, (0.8, 0.4), centre=(0.4, 0.0)))

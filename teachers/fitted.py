@@ -39,6 +39,7 @@ def fit_dynamics(
     strength: float = 1.0,
     ridge: Float[Array, " n+m"] | float = 1e-6,
     base: tuple[Float[Array, "n n"], Float[Array, "n m"]] | None = None,
+    nominal: Float[Array, " N"] | None = None,
 ) -> Fitted:
     """Dynamics at each of T steps from N rollouts.
 
@@ -52,6 +53,8 @@ def fit_dynamics(
         strength: n₀, how many samples the prior stands for.
         ridge: added to the variances of x and u, in their units squared: what to regard as noise.
         base: (A₀, B₀) that the ridge shrinks towards, the integrator x + dt·v say; zero if None.
+        nominal: weights of the rollouts whose mean is the nominal trajectory, where those are not all that
+            the dynamics are fitted to; `weight` if None.
 
     Raises:
         ValueError: without a prior there are fewer rollouts than the regression has unknowns, or the shapes
@@ -74,11 +77,12 @@ def fit_dynamics(
     dynamics = LinearDynamics(
         found.gain[:, :, :n], found.gain[:, :, n:], jnp.zeros((T, 0, n), dtype), jnp.zeros((T, 0, m), dtype)
     )
-    means = jnp.concatenate([found.x_mean[:, :n], found.y_mean[-1:]])
+    chosen = counts if nominal is None else nominal
+    share = chosen / jnp.maximum(jnp.sum(chosen), 1)
+    means, controls = (jnp.tensordot(share, rows, axes=1) for rows in (xs, us))
     first = xs[:, 0] - means[None, 0]
-    share = counts / jnp.maximum(jnp.sum(counts), 1)
     start = Gaussian(jnp.zeros(n, dtype), (share[:, None] * first).T @ first)
-    return Fitted(dynamics, means, found.x_mean[:, n:], found.cov, start)
+    return Fitted(dynamics, means, controls, found.cov, start)
 
 
 def transitions(xs: Float[Array, "N T+1 n"], us: Float[Array, "N T m"]) -> Float[Array, "N T 2n+m"]:

@@ -4,6 +4,7 @@ Levine & Abbeel 2014; Montgomery & Levine 2016, section 3. Fitted dynamics come 
 with a mixture over all recent transitions as their prior; known ones are the engine's derivatives.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -25,7 +26,7 @@ from gps.types import (
     Trajectory,
 )
 from teachers.controllers import expected_cost, marginals, recenter, saturate
-from teachers.fitted import fit_dynamics, transitions
+from teachers.fitted import Fitted, fit_dynamics, transitions
 from teachers.hold import hold
 from teachers.kl_lqr import KLStatus, kl_lqr
 
@@ -48,8 +49,10 @@ class Memory(NamedTuple):
     xs: Float[Array, "S T+1 ndx"]
     us: Float[Array, "S T nu"]
     weight: Float[Array, " S"]
+    recent: Float[Array, " S"]
+    """What each counts for in the fit of its own steps."""
     slot: Int[Array, ""]
-    mixture: GMM
+    mixture: GMM | None
 
 
 class LocalState(NamedTuple):
@@ -73,6 +76,8 @@ def local_lqr(
     remember: int = 10,
     strength: float = 1.0,
     ridge: float = 1e-6,
+    entropy: float = 0.0,
+    reuse: float = 0.0,
 ) -> LocalTeacher:
     """Made for one condition: `env` bound to its context.
 
@@ -89,6 +94,10 @@ def local_lqr(
         ridge: of the fit: the variance of a position, in its unit squared, that is regarded as noise; of
             velocities and controls 100 times as much. It shrinks the dynamics towards x' = x + dt v, without
             which they explode where a contact leaves too few directions to be seen.
+        entropy: what a nat of the controller's entropy is worth at each step, in units of the cost. Without
+            it every step narrows the exploration, at last to where nothing can be learnt from it.
+        reuse: what a rollout counts for in the fit when the teacher learns again, its square the time after,
+            and so on; of those remembered. 0: dynamics are fitted to the last rollouts alone.
 
     Raises:
         ValueError: settings that cannot work.
@@ -100,15 +109,10 @@ def local_lqr(
         controller = hold(env, x0, std, stiffness, damping)
         blank = _blank(env, x0)
         memory = None
-        if fits and clusters:
-            d = 2 * n + m
-            mixture = GMM(
-                jnp.full(clusters, 1 / clusters, x0.dtype),
-                jnp.zeros((clusters, d), x0.dtype),
-                jnp.broadcast_to(jnp.eye(d, dtype=x0.dtype)[None], (clusters, d, d)),
-            )
+        if fits and (clusters or reuse):
             rows = jnp.zeros((remember, T + 1, n), x0.dtype), jnp.zeros((remember, T, m), x0.dtype)
-            memory = Memory(*rows, jnp.zeros(remember, x0.dtype), jnp.int32(0), mixture)
+            none = jnp.zeros(remember, x0.dtype)
+            memory = Memory(*rows, none, none, jnp.int32(0), _no_mixture(clusters, 2 * n + m, x0.dtype))
         return LocalState(controller, x0, blank, memory, jnp.ones(T, x0.dtype))
 
     def learn(key: Key[Array, ""], state: LocalState, trajectories: Trajectory) -> tuple[LocalState, dict]:
@@ -119,16 +123,8 @@ def local_lqr(
         away = jax.vmap(jax.vmap(env.minus, (0, None)), (0, None))(trajectories.xs, state.x0)
         memory = state.memory
         if memory is not None:
-            memory = _remember(key, memory, away, trajectories.us, weight)
-        fit = fit_dynamics(
-            away,
-            trajectories.us,
-            weight,
-            None if memory is None else memory.mixture,
-            strength=strength,
-            ridge=_ridge(env, ridge),
-            base=_integrator(env),
-        )
+            memory = _remember(key, memory, away, trajectories.us, weight, reuse)
+        fit = _fit(env, memory, (away, trajectories.us, weight), strength, _ridge(env, ridge), reuse > 0)
         xs = jax.vmap(env.plus, (None, 0))(state.x0, fit.xs)
         there = jax.vmap(lambda x: _frame(env, state.x0, x))(xs)
         back = jax.vmap(lambda x, dx: _unframe(env, x, state.x0, dx))(xs, fit.xs)
@@ -153,10 +149,10 @@ def local_lqr(
         model = state.model
         xs = model.cost.x[:T]
         terms = [term._replace(policy=around(term.policy, xs)) for term in terms]
-        cost, entropy = model.cost, jnp.zeros(T, xs.dtype)
+        cost, prices = model.cost, jnp.full(T, entropy, xs.dtype)
         for term in terms:
             if term.weight is not None:
-                cost, entropy = priced(cost, term), entropy + term.weight
+                cost, prices = priced(cost, term), prices + term.weight
         bounded, bound = only_bound(terms)
         found = kl_lqr(
             model.dynamics,
@@ -165,7 +161,7 @@ def local_lqr(
             bound,
             start=model.start,
             noise=model.noise,
-            entropy=entropy,
+            entropy=prices,
             limits=env.limits,
             eta=state.eta,
         )
@@ -237,16 +233,42 @@ def _know(env: Env, state: LocalState) -> tuple[LocalState, dict[str, Any]]:
     }
 
 
-def _remember(key: Array, memory: Memory, xs: Array, us: Array, weight: Array) -> Memory:
+def _no_mixture(clusters: int, d: int, dtype: jnp.dtype) -> GMM | None:
+    """Of the right shape, before there is any transition."""
+    if not clusters:
+        return None
+    covs = jnp.broadcast_to(jnp.eye(d, dtype=dtype)[None], (clusters, d, d))
+    return GMM(jnp.full(clusters, 1 / clusters, dtype), jnp.zeros((clusters, d), dtype), covs)
+
+
+def _fit(
+    env: Env, memory: Memory | None, rollouts: tuple, strength: float, ridge: Array, old: bool
+) -> Fitted:
+    """To the rollouts (xs, us, weight) [N], and with `old` to remembered ones as far as those count."""
+    N, mixture = rollouts[2].shape[0], None if memory is None else memory.mixture
+    fit = functools.partial(
+        fit_dynamics, prior=mixture, strength=strength, ridge=ridge, base=_integrator(env)
+    )
+    if memory is None or not old:
+        return fit(*rollouts)
+    latest = (memory.slot - 1 - jnp.arange(N)) % memory.weight.shape[0]
+    now = jnp.zeros_like(memory.weight).at[latest].set(memory.weight[latest])
+    return fit(memory.xs, memory.us, memory.recent, nominal=now)
+
+
+def _remember(key: Array, memory: Memory, xs: Array, us: Array, weight: Array, reuse: float) -> Memory:
     size, N = memory.weight.shape[0], us.shape[0]
     slots = (memory.slot + jnp.arange(N)) % size
     kept = Memory(
         memory.xs.at[slots].set(xs),
         memory.us.at[slots].set(us),
         memory.weight.at[slots].set(weight),
+        (reuse * memory.recent).at[slots].set(weight),
         (memory.slot + N) % size,
         memory.mixture,
     )
+    if memory.mixture is None:
+        return kept
     points = transitions(kept.xs, kept.us)
     counts = jnp.broadcast_to(kept.weight[:, None], points.shape[:2]).reshape(-1)
     points = points.reshape(-1, points.shape[2])

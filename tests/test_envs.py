@@ -258,7 +258,7 @@ def test_planning_model_has_the_same_state_and_controls(name):
     np.testing.assert_array_equal(plan.limits, env.limits)
 
 
-REACHED = {"reacher": "obs, costs", "blind_peg": "costs", "obstacle": "first"}
+REACHED = {"reacher": "obs, costs", "blind_peg": "costs", "obstacle": "first", "swimmer": "first"}
 """What the context makes a difference to; elsewhere to the observation."""
 
 

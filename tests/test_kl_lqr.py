@@ -311,3 +311,25 @@ def test_a_warm_start_saves_passes():
 def test_a_bound_that_is_not_positive_is_refused(bound):
     with pytest.raises(ValueError, match="bound must be positive, got"):
         solve(problem(np.random.default_rng(0)), bound)
+
+
+def test_where_the_divergence_jumps_over_the_bound_the_step_stays_below():
+    """A control that comes to its limit loses its gain at once, which takes half a nat here."""
+    one, T = jnp.ones((1, 1, 1)), 1
+    dynamics = LinearDynamics(one, one, jnp.zeros((1, 0, 1)), jnp.zeros((1, 0, 1)))
+    flat = jnp.zeros((T + 1, 1, 1))
+    xs, us = jnp.zeros((T + 1, 1)), jnp.zeros((T + 1, 1))
+    push = jnp.asarray([[-1.0], [0.0]])
+    cost = QuadraticCost(jnp.zeros(T + 1), xs, push, flat, flat.at[0].set(1e-6), flat, xs, us)
+    previous = LinearGaussian(xs[:T], us[:T], one, one)
+    start = Gaussian(jnp.zeros(1), jnp.eye(1))
+    limits = Limits(np.array([-1.0]), np.array([1.0]))
+
+    def solve(bound):
+        return kl_lqr(dynamics, cost, previous, bound, start=start, limits=limits)
+
+    for bound, status in ((0.3, KLStatus.ACTIVE), (0.7, KLStatus.BELOW)):
+        found = jax.jit(solve)(jnp.asarray(bound))
+        assert int(found.status) == status
+        assert 0.29 < float(found.kl.sum()) <= 1.05 * bound
+        assert 0.7 < float(found.controller.us[0, 0]) <= 1

@@ -151,3 +151,37 @@ def test_the_first_controller_holds_and_says_what_it_cannot():
     )
     with pytest.raises(ValueError, match="two has 1 controls for 2 degrees of freedom"):
         hold(two, jnp.zeros(4), stiffness=1.0)
+
+
+def test_earlier_rollouts_count_for_less_and_the_nominal_is_that_of_the_last():
+    """Against weighted least squares, in NumPy."""
+    env = cart().bind(jnp.asarray(0.4))
+    teacher = local_lqr(env, std=0.5, clusters=0, reuse=0.3, remember=20, ridge=1e-12)
+    state, seen, x0 = teacher.init(KEY, env.init(KEY)), [], env.init(KEY)
+    learn = jax.jit(teacher.learn)
+    for i in range(3):
+        paths = roll(env, teacher.controller(state), x0 + 0.1 * i, jax.random.fold_in(KEY, i), 6)
+        bent = paths._replace(xs=paths.xs + 0.05 * jnp.sin(9 * paths.xs))  # no longer linear
+        state, _ = learn(KEY, state, bent)
+        seen.append(bent)
+    weight = np.sqrt(np.repeat([0.09, 0.3, 1.0], 6))[:, None]
+    xs, us = (np.concatenate([getattr(paths, name) for paths in seen]) for name in ("xs", "us"))
+    for t in (3, 11):
+        inputs = np.concatenate([xs[:, t], us[:, t], np.ones((18, 1))], axis=1)
+        gains, _, _, _ = np.linalg.lstsq(weight * inputs, weight * xs[:, t + 1], rcond=None)
+        np.testing.assert_allclose(state.model.dynamics.A[t], gains[:2].T, atol=1e-6)
+        np.testing.assert_allclose(state.model.dynamics.B[t], gains[2:3].T, atol=1e-6)
+    np.testing.assert_allclose(state.model.cost.x, xs[-6:].mean(axis=0), atol=1e-12)
+    np.testing.assert_allclose(state.model.cost.u[:-1], us[-6:].mean(axis=0), atol=1e-12)
+
+
+def test_entropy_keeps_the_exploration_that_it_is_worth():
+    """With no bound to speak of the last step's covariance is its price over what an error costs."""
+    _, teacher, _, state, _, _ = learned(clusters=0, ridge=1e-12, entropy=0.02)
+    term = KLTerm(teacher.controller(state), bound=jnp.asarray(1e6))
+    better, info = jax.jit(teacher.improve)(state, (term,))
+    model = state.model
+    B, S = np.asarray(model.dynamics.B[-1]), np.asarray(model.cost.Q[-1])
+    wanted = 0.02 * np.linalg.inv(np.asarray(model.cost.R[-2]) + B.T @ S @ B)
+    assert int(info["status"]) == 1
+    np.testing.assert_allclose(teacher.controller(better).cov[-1], wanted, rtol=1e-4)

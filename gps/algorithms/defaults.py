@@ -27,6 +27,7 @@ ENVS = (
     "obstacle",
     "peg",
     "blind_peg",
+    "swimmer",
 )
 
 

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 
 from gps.algorithms.guided import CStep, Method, Now, Plan, guided
 from gps.algorithms.mdgps import check_epsilon, report
+from gps.algorithms.phases import Linearisation
 from gps.algorithms.step_rules import StepRule, Steps, adjust, check_rule, first_steps, foresee
 from gps.algorithms.supervise import Supervision, Targets
 from gps.types import Algorithm, Env, KLTerm, LocalTeacher, Student
 
-__all__ = ["traj_opt"]
+__all__ = ["alone", "traj_opt"]
 
 
 def traj_opt(
@@ -57,19 +58,27 @@ def traj_opt(
     check_epsilon(epsilon)
     check_rule(step_rule, multipliers)
 
+    supervision = Supervision(updates, batch_size, learning_rate, copies, jitter)
+    any_student: Linearisation = "regression"  # it is not looked at
+    plan = Plan(samples, conditions, test_conditions, False, supervision, any_student)
+    method = Method(lambda x0: first_steps(x0.dtype), alone(step_rule, epsilon, multipliers))
+    return guided(env, make_teacher, student, method, plan)
+
+
+def alone(
+    step_rule: StepRule, epsilon: float, multipliers: tuple[float, float]
+) -> Callable[[Env, LocalTeacher, Now, Steps], CStep]:
+    """The C-step of a controller that stays near to what it did itself; the student is not looked at."""
+
     def c_step(bound: Env, teacher: LocalTeacher, now: Now, steps: Steps) -> CStep:
         before = teacher.controller(now.learned)
         multiplier = adjust(step_rule, multipliers, steps, teacher, now)
-        limit = epsilon * env.horizon * multiplier
+        limit = epsilon * bound.horizon * multiplier
         local, found = teacher.improve(now.learned, (KLTerm(before, bound=limit),))
         controller = teacher.controller(local)
-        targets = Targets(controller, jnp.ones(env.horizon, controller.us.dtype))
+        targets = Targets(controller, jnp.ones(bound.horizon, controller.us.dtype))
         return CStep(
             local, foresee(teacher, local, before, multiplier), targets, report(found, limit, multiplier)
         )
 
-    supervision = Supervision(updates, batch_size, learning_rate, copies, jitter)
-    plan = Plan(
-        samples, conditions, test_conditions, False, supervision, "regression"
-    )  # any student: none is looked at
-    return guided(env, make_teacher, student, Method(lambda x0: first_steps(x0.dtype), c_step), plan)
+    return c_step

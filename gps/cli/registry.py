@@ -71,6 +71,7 @@ DRAWINGS = {
     "obstacle": "envs.sticks:obstacle",
     "peg": "envs.sticks:peg",
     "blind_peg": "envs.sticks:peg",
+    "swimmer": "envs.sticks:swimmer",
     "quadrotor_forest": "envs.draw:forest_flight",
     "quadrotor_canyon": "envs.draw:canyon_flight",
 }

@@ -29,6 +29,7 @@ from gps.algorithms.phases import batched, explore, trial_of_locals
 from gps.algorithms.step_rules import StepRule, Steps, first_steps
 from gps.algorithms.traj_opt import alone
 from gps.conditions import training_conditions
+from gps.run import versions
 from gps.types import Env, LocalTeacher, Trajectory
 from teachers.ilqr import ilqr
 
@@ -173,7 +174,7 @@ def measure(
         costs, end = run(jax.random.key(seed))
         return {"costs": np.asarray(costs).tolist(), "us": np.asarray(end.us).tolist()}
 
-    steps = [setting.epsilon, setting.rule, *setting.multipliers]
+    steps = [versions()["code"], setting.epsilon, setting.rule, *setting.multipliers]
     said = [name, dynamics, samples, iterations, steps, {**module.LOCAL, **options}]
     rows = [kept([*said, seed], lambda seed=seed: one(seed)) for seed in seeds]
     return Measured(*(np.array([row[field] for row in rows]) for field in Measured._fields))

@@ -4,17 +4,15 @@ Levine & Abbeel 2014; Montgomery & Levine 2016, section 3. Fitted dynamics come 
 with a mixture over all recent transitions as their prior; known ones are the engine's derivatives.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from gps.expand import linearise, linearise_sensors, quadratise
 from gps.gaussian import Gaussian, inverse_spd, symmetrise
-from gps.gmm import GMM, fit_gmm, seed_gmm
 from gps.types import (
     Env,
     KLTerm,
@@ -26,9 +24,9 @@ from gps.types import (
     Trajectory,
 )
 from teachers.controllers import expected_cost, marginals, recenter, saturate
-from teachers.fitted import Fitted, fit_dynamics, transitions
 from teachers.hold import hold
 from teachers.kl_lqr import KLStatus, kl_lqr
+from teachers.memory import Memory, empty_memory, fit_remembered, remember_rollouts
 
 __all__ = ["LocalState", "Model", "local_lqr", "priced"]
 
@@ -41,18 +39,6 @@ class Model(NamedTuple):
     noise: Float[Array, "T ndx ndx"]
     start: Gaussian
     """Of δx at the first step."""
-
-
-class Memory(NamedTuple):
-    """The last rollouts as x ⊖ x0, a ring of S, and the mixture over their transitions."""
-
-    xs: Float[Array, "S T+1 ndx"]
-    us: Float[Array, "S T nu"]
-    weight: Float[Array, " S"]
-    recent: Float[Array, " S"]
-    """What each counts for in the fit of its own steps."""
-    slot: Int[Array, ""]
-    mixture: GMM | None
 
 
 class LocalState(NamedTuple):
@@ -102,17 +88,13 @@ def local_lqr(
     Raises:
         ValueError: settings that cannot work.
     """
-    T, n, m = env.horizon, env.ndx, env.nu
+    T, n = env.horizon, env.ndx
     fits = dynamics == "fitted"
 
     def init(key: Key[Array, ""], x0: Float[Array, " nx"]) -> LocalState:
         controller = hold(env, x0, std, stiffness, damping)
         blank = _blank(env, x0)
-        memory = None
-        if fits and (clusters or reuse):
-            rows = jnp.zeros((remember, T + 1, n), x0.dtype), jnp.zeros((remember, T, m), x0.dtype)
-            none = jnp.zeros(remember, x0.dtype)
-            memory = Memory(*rows, none, none, jnp.int32(0), _no_mixture(clusters, 2 * n + m, x0.dtype))
+        memory = empty_memory(env, remember, clusters, x0.dtype) if fits and (clusters or reuse) else None
         return LocalState(controller, x0, blank, memory, jnp.ones(T, x0.dtype))
 
     def learn(key: Key[Array, ""], state: LocalState, trajectories: Trajectory) -> tuple[LocalState, dict]:
@@ -121,10 +103,10 @@ def local_lqr(
         sound = trajectories.status == Status.OK
         weight = sound.astype(trajectories.us.dtype)
         away = jax.vmap(jax.vmap(env.minus, (0, None)), (0, None))(trajectories.xs, state.x0)
-        memory = state.memory
+        rollouts, memory = (away, trajectories.us, weight), state.memory
         if memory is not None:
-            memory = _remember(key, memory, away, trajectories.us, weight, reuse)
-        fit = _fit(env, memory, (away, trajectories.us, weight), strength, _ridge(env, ridge), reuse > 0)
+            memory = remember_rollouts(key, memory, rollouts, reuse)
+        fit = fit_remembered(env, memory, rollouts, strength, ridge, reuse > 0)
         xs = jax.vmap(env.plus, (None, 0))(state.x0, fit.xs)
         there = jax.vmap(lambda x: _frame(env, state.x0, x))(xs)
         back = jax.vmap(lambda x, dx: _unframe(env, x, state.x0, dx))(xs, fit.xs)
@@ -231,66 +213,6 @@ def _know(env: Env, state: LocalState) -> tuple[LocalState, dict[str, Any]]:
     return jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, state), {
         "lost": (~sound).astype(jnp.int32),
     }
-
-
-def _no_mixture(clusters: int, d: int, dtype: jnp.dtype) -> GMM | None:
-    """Of the right shape, before there is any transition."""
-    if not clusters:
-        return None
-    covs = jnp.broadcast_to(jnp.eye(d, dtype=dtype)[None], (clusters, d, d))
-    return GMM(jnp.full(clusters, 1 / clusters, dtype), jnp.zeros((clusters, d), dtype), covs)
-
-
-def _fit(
-    env: Env, memory: Memory | None, rollouts: tuple, strength: float, ridge: Array, old: bool
-) -> Fitted:
-    """To the rollouts (xs, us, weight) [N], and with `old` to remembered ones as far as those count."""
-    N, mixture = rollouts[2].shape[0], None if memory is None else memory.mixture
-    fit = functools.partial(
-        fit_dynamics, prior=mixture, strength=strength, ridge=ridge, base=_integrator(env)
-    )
-    if memory is None or not old:
-        return fit(*rollouts)
-    latest = (memory.slot - 1 - jnp.arange(N)) % memory.weight.shape[0]
-    now = jnp.zeros_like(memory.weight).at[latest].set(memory.weight[latest])
-    return fit(memory.xs, memory.us, memory.recent, nominal=now)
-
-
-def _remember(key: Array, memory: Memory, xs: Array, us: Array, weight: Array, reuse: float) -> Memory:
-    size, N = memory.weight.shape[0], us.shape[0]
-    slots = (memory.slot + jnp.arange(N)) % size
-    kept = Memory(
-        memory.xs.at[slots].set(xs),
-        memory.us.at[slots].set(us),
-        memory.weight.at[slots].set(weight),
-        (reuse * memory.recent).at[slots].set(weight),
-        (memory.slot + N) % size,
-        memory.mixture,
-    )
-    if memory.mixture is None:
-        return kept
-    points = transitions(kept.xs, kept.us)
-    counts = jnp.broadcast_to(kept.weight[:, None], points.shape[:2]).reshape(-1)
-    points = points.reshape(-1, points.shape[2])
-    clusters = memory.mixture.weights.shape[0]
-    fresh = jnp.sum(memory.weight) == 0
-    seeded = seed_gmm(key, points, counts, clusters)
-    begin = jax.tree.map(lambda a, b: jnp.where(fresh, a, b), seeded, memory.mixture)
-    mixture, _ = fit_gmm(begin, points, counts, iterations=20, tolerance=1e-2)
-    return kept._replace(mixture=mixture)
-
-
-def _integrator(env: Env) -> tuple[Array, Array]:
-    """The law x' = x + dt v, which the fit shrinks towards."""
-    n = env.ndx
-    half = n // 2
-    A = jnp.eye(n).at[:half, half : 2 * half].set(env.dt * jnp.eye(half))
-    return A, jnp.zeros((n, env.nu))
-
-
-def _ridge(env: Env, ridge: float) -> Array:
-    half = env.ndx // 2
-    return jnp.concatenate([jnp.full(half, ridge), jnp.full(env.ndx - half + env.nu, 100 * ridge)])
 
 
 def _frame(env: Env, x_ref: Array, x: Array) -> Array:

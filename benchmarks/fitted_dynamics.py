@@ -57,6 +57,8 @@ class Setting(NamedTuple):
     starts: int
     """Of iLQR, at random, per condition; others are where the fitted controllers of every seed
     ended, so that what is compared with is no worse for a start than what it is compared with."""
+    solve: int = 300
+    """Iterations of iLQR."""
 
 
 SETTINGS = {
@@ -112,9 +114,7 @@ def course(
     return run
 
 
-def reference(
-    env: Env, starts: int, warm: Sequence[np.ndarray], iterations: int = 300
-) -> Float[np.ndarray, " M"]:
+def reference(env: Env, starts: int, warm: Sequence[np.ndarray], iterations: int) -> Float[np.ndarray, " M"]:
     """The least cost of iLQR per condition, from random controls and from `warm` ones [M, T, nu]."""
     conditions = training_conditions(env, jax.random.key(0))
     solve = jax.jit(
@@ -195,10 +195,11 @@ def best_known(name: str, setting: Setting, found: Measured) -> Float[np.ndarray
     """J_ilqr per condition."""
     env = getattr(importlib.import_module(f"envs.{name}"), name)()
     at_random = kept(
-        ["ilqr", name, setting.starts], lambda: {"costs": reference(env, setting.starts, []).tolist()}
+        ["ilqr", name, setting.starts, setting.solve],
+        lambda: {"costs": reference(env, setting.starts, [], setting.solve).tolist()},
     )
-    said = ["ilqr", name, hashlib.sha256(found.us.tobytes()).hexdigest()]
-    warm = kept(said, lambda: {"costs": reference(env, 0, list(found.us)).tolist()})
+    said = ["ilqr", name, setting.solve, hashlib.sha256(found.us.tobytes()).hexdigest()]
+    warm = kept(said, lambda: {"costs": reference(env, 0, list(found.us), setting.solve).tolist()})
     return np.minimum(at_random["costs"], warm["costs"])
 
 
@@ -208,7 +209,7 @@ def case(name: str) -> Callable[[bool], list[Row]]:
     def rows(fast: bool) -> list[Row]:
         setting, seeds = SETTINGS[name], SEEDS[:1] if fast else SEEDS
         if fast:
-            setting = setting._replace(iterations=2, sweep=0, starts=1)
+            setting = setting._replace(iterations=2, sweep=0, starts=1, solve=5)
         fitted = measure(name, "fitted", SAMPLES, setting.iterations, seeds)
         known = measure(name, "known", 1, min(setting.iterations, 40), seeds[:1])  # no noise: all alike
         best = best_known(name, setting, fitted)

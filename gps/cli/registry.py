@@ -57,7 +57,7 @@ TEACHERS = {
     "local_pi2": "teachers.pi2:local_pi2",
     "local_pilqr": "teachers.pilqr:local_pilqr",
 }
-"""Local teachers: any of them stands under any algorithm that asks for one."""
+"""Local teachers, under any algorithm that asks for one; but `badmm` needs one that takes a price."""
 
 PARTNERS = {"pigps": "local_pi2"}
 """The one that an algorithm is published with, where that is not the env's own."""

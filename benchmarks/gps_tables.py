@@ -68,7 +68,7 @@ PUBLISHED = {
 PROTOCOLS = {
     "blind_peg": Protocol("epsilon=1.0, multipliers=(0.01, 3.0)", 12, (3, 6, 9, 12), "<= 0.04"),
     "peg": Protocol("epsilon=2.0, multipliers=(0.01, 1.0)", 12, (3, 6, 9, 12), "<= 0.05"),
-    "obstacle": Protocol("epsilon=2.0, multipliers=(0.1, 1.0)", 15, (5, 10, 15), "<= 0.26"),
+    "obstacle": Protocol("epsilon=1.0, multipliers=(0.1, 1.0)", 15, (5, 10, 15), "<= 0.26"),
 }
 
 

@@ -264,8 +264,8 @@ def _course_rows(
 def _sweep(name: str, setting: Setting, goal: float) -> list[Row]:
     """The least rollouts per iteration that are enough.
 
-    Enough for the mean J to be at most `goal`, or where the task is an insertion for .95 of the controllers to
-    insert the peg.
+    Enough for the mean J to be at most `goal`, or where a peg is inserted for .95 of the controllers to
+    insert it.
     """
 
     def enough(runs: Measured) -> bool:

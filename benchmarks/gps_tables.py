@@ -177,7 +177,12 @@ def picture(env: str, runs_of: dict[str, list[list[dict[str, Any]]]]) -> None:
 
 def _handed_out(runs: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """The record of the iterate that each run hands out."""
-    return [min(records, key=lambda record: record["student_cost"]) for records in runs]
+
+    def cost(record: dict[str, Any]) -> float:
+        """None stands for an infinite one: a trial that diverged."""
+        return np.inf if record["student_cost"] is None else record["student_cost"]
+
+    return [min(records, key=cost) for records in runs]
 
 
 def _spelled(method: str, protocol: Protocol) -> str:

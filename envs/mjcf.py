@@ -169,6 +169,7 @@ def from_engine(
             observer=Observer(lambda key: (), lambda key, memory, x, y, u_prev: (task.observe(x, y), memory)),
             sample_context=sample_context,
             bind=bind,
+            nv=sim.model.nv,
             reward=task.reward,
             planning=task.planning,
             metrics=task.metrics,

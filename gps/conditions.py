@@ -34,7 +34,10 @@ def training_conditions(env: Env, key: Key[Array, ""], number: int | None = None
             raise ValueError(f"there must be at least 1 condition, got {number}")
         return held_out(env, key, number)
     context = jax.tree.map(jnp.asarray, env.conditions)
-    count = jax.tree.leaves(context)[0].shape[0]
+    leaves = jax.tree.leaves(context)
+    if not leaves or not leaves[0].ndim or not leaves[0].shape[0]:
+        raise ValueError(f"{env.name}: conditions must be contexts [M, …] with M at least 1, got {context}")
+    count = leaves[0].shape[0]
     x0 = jax.vmap(lambda one, k: env.bind(one).init(k))(context, jax.random.split(key, count))
     return Conditions(context, x0)
 

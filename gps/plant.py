@@ -25,14 +25,17 @@ def plant(
     limits: Limits | tuple | None = None,
     init: Callable | None = None,
     sense: Callable[[Array, Array], Array] | None = None,
+    nv: int | None = None,
     name: str = "plant",
 ) -> Env:
     """The task of `dynamics` (x, u) → x' with a flat state.
 
     `limits` (low, high) broadcast to [nu], default none; `init` is key → x, default the origin;
-    `sense` is (x, u) → y, default no sensors. Derivatives are `jacfwd` of `dynamics` without the
+    `sense` is (x, u) → y, default no sensors; `nv` says that x begins with nv positions and their nv
+    velocities, which change by dt times those. Derivatives are `jacfwd` of `dynamics` without the
     clipping of controls. The student sees the whole state and the context is empty: change either,
-    or `failed`, `reward`, `metrics`, with `env._replace(…)`.
+    or `failed`, `reward`, `metrics`, with `env._replace(…)`, and `bind` with them, which returns the env as
+    it is made here.
 
     Raises:
         ValueError: a function returns another shape than the sizes given ask for.
@@ -51,6 +54,8 @@ def plant(
         return LinearDynamics(A, B, C, D)
 
     step = guard_step(raw_step)
+    if nv is not None and not 0 < 2 * nv <= nx:
+        raise ValueError(f"nv positions and as many velocities must fit into nx = {nx}, got nv = {nv}")
     env = Env(
         name=name,
         nx=nx,
@@ -73,6 +78,7 @@ def plant(
         observer=Observer(lambda key: (), lambda key, memory, x, y, u_prev: (x, memory)),
         sample_context=lambda key: (),
         bind=lambda context: env,
+        nv=nv,
     )
     return env
 

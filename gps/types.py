@@ -200,6 +200,8 @@ class Env(NamedTuple):
     """(x, u) → named figures of merit of one step, averaged over episodes by `gps.evaluate`."""
     mirror: Mirror | None = None
     """A symmetry that students may learn from."""
+    nv: int | None = None
+    """Degrees of freedom: δx begins with nv positions and their nv velocities. None: who knows."""
     conditions: PyTree = None
     """The contexts [M, …] of a task that is trained in a fixed set of them; None: any that are sampled."""
 

@@ -26,11 +26,11 @@ def hold(
     """
     if not 0 < std < np.inf:
         raise ValueError(f"std must be positive and finite, got {std}: nothing is learnt without exploration")
-    pushes = env.ndx == 2 * env.nu
+    pushes = env.nv == env.nu and env.ndx == 2 * env.nu
     if (stiffness or damping) and not pushes:
         raise ValueError(
-            f"{env.name} has {env.nu} controls for {env.ndx // 2} degrees of freedom: stiffness and damping "
-            "must be 0"
+            f"{env.name} has {env.nu} controls for {env.nv or 'an unknown number of'} degrees of freedom and "
+            f"{env.ndx} entries of state: stiffness and damping must be 0"
         )
     T, m, eye = env.horizon, env.nu, jnp.eye(env.nu, dtype=x0.dtype)
     K = jnp.concatenate([-stiffness * eye, -damping * eye], axis=1) if pushes else jnp.zeros((m, env.ndx))

@@ -4,12 +4,13 @@ Levine & Abbeel 2014; Montgomery & Levine 2016, section 3. Fitted dynamics come 
 with a mixture over all recent transitions as their prior; known ones are the engine's derivatives.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from gps.expand import linearise, linearise_sensors, quadratise
 from gps.gaussian import Gaussian, inverse_spd, symmetrise
@@ -49,6 +50,8 @@ class LocalState(NamedTuple):
     model: Model
     memory: Memory | None
     eta: Float[Array, " T"]
+    known: Bool[Array, ""]
+    """Whether there is a model yet."""
 
 
 def local_lqr(
@@ -75,7 +78,7 @@ def local_lqr(
         stiffness: of the first controller.
         damping: of the first controller.
         clusters: of the mixture that is the prior of fitted dynamics; 0 for no prior.
-        remember: rollouts that the mixture is fitted to.
+        remember: rollouts that the mixture is fitted to, at least as many as come at once.
         strength: how many samples the prior stands for.
         ridge: of the fit: the variance of a position, in its unit squared, that is regarded as noise; of
             velocities and controls 100 times as much. It shrinks the dynamics towards x' = x + dt v, without
@@ -86,8 +89,9 @@ def local_lqr(
             and so on; of those remembered. 0: dynamics are fitted to the last rollouts alone.
 
     Raises:
-        ValueError: settings that cannot work.
+        ValueError: settings that cannot work, or more rollouts than `remember`.
     """
+    _check(dynamics, clusters, remember, (strength, ridge), (entropy, reuse))
     T, n = env.horizon, env.ndx
     fits = dynamics == "fitted"
 
@@ -95,11 +99,11 @@ def local_lqr(
         controller = hold(env, x0, std, stiffness, damping)
         blank = _blank(env, x0)
         memory = empty_memory(env, remember, clusters, x0.dtype) if fits and (clusters or reuse) else None
-        return LocalState(controller, x0, blank, memory, jnp.ones(T, x0.dtype))
+        return LocalState(controller, x0, blank, memory, jnp.ones(T, x0.dtype), jnp.asarray(False))
 
     def learn(key: Key[Array, ""], state: LocalState, trajectories: Trajectory) -> tuple[LocalState, dict]:
         if not fits:
-            return _know(env, state)
+            return _know(env, state, trajectories)
         sound = trajectories.status == Status.OK
         weight = sound.astype(trajectories.us.dtype)
         away = jax.vmap(jax.vmap(env.minus, (0, None)), (0, None))(trajectories.xs, state.x0)
@@ -119,7 +123,7 @@ def local_lqr(
         cov = fit.start.cov + 1e-6 * jnp.eye(n, dtype=noise.dtype)
         start = Gaussian(fit.start.mean, symmetrise(back[0] @ cov @ back[0].T))
         model = Model(local, cost, noise, start)
-        new = state._replace(model=model, memory=memory)
+        new = state._replace(model=model, memory=memory, known=jnp.asarray(True))
         some = jnp.any(sound)
         kept = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
         return kept, {"lost": jnp.sum(~sound)}
@@ -130,6 +134,7 @@ def local_lqr(
     def improve(state: LocalState, terms: Sequence[KLTerm]) -> tuple[LocalState, dict]:
         model = state.model
         xs = model.cost.x[:T]
+        given, _ = only_bound(terms)
         terms = [term._replace(policy=around(term.policy, xs)) for term in terms]
         cost, prices = model.cost, jnp.full(T, entropy, xs.dtype)
         for term in terms:
@@ -147,10 +152,11 @@ def local_lqr(
             limits=env.limits,
             eta=state.eta,
         )
-        solved = found.status <= KLStatus.BELOW
+        solved = (found.status <= KLStatus.BELOW) & state.known
         eta = jnp.where(jnp.isfinite(found.eta) & solved, found.eta, jnp.ones_like(found.eta))
         info = {"kl": found.kl, "eta": found.eta, "solved": solved, "status": found.status}
-        return state._replace(controller=found.controller, eta=eta), info
+        controller = jax.tree.map(lambda a, b: jnp.where(state.known, a, b), found.controller, given)
+        return state._replace(controller=controller, eta=eta), info
 
     def expect(state: LocalState, controller: LinearGaussian) -> Float[Array, ""]:
         model = state.model
@@ -200,7 +206,7 @@ def priced(cost: QuadraticCost, term: KLTerm) -> QuadraticCost:
 # ------------------------------------------------------------------------------------- internals
 
 
-def _know(env: Env, state: LocalState) -> tuple[LocalState, dict[str, Any]]:
+def _know(env: Env, state: LocalState, trajectories: Trajectory) -> tuple[LocalState, dict[str, Any]]:
     """The engine's own derivatives along the controller's path without noise."""
     T, n = env.horizon, env.ndx
     path = env.rollout(state.x0, state.controller, jnp.zeros_like(state.controller.us))
@@ -209,10 +215,25 @@ def _know(env: Env, state: LocalState) -> tuple[LocalState, dict[str, Any]]:
     noise = jnp.zeros((T, n, n), path.us.dtype)
     start = Gaussian(jnp.zeros(n, noise.dtype), 1e-6 * jnp.eye(n, dtype=noise.dtype))
     sound = path.status == Status.OK
-    new = state._replace(model=Model(local, cost, noise, start))
-    return jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, state), {
-        "lost": (~sound).astype(jnp.int32),
-    }
+    new = state._replace(model=Model(local, cost, noise, start), known=jnp.asarray(True))
+    lost = jnp.sum(trajectories.status != Status.OK)
+    return jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, state), {"lost": lost}
+
+
+def _check(
+    dynamics: str, clusters: int, remember: int, fit: tuple[float, float], shares: tuple[float, float]
+) -> None:
+    """Raise on settings that cannot work."""
+    if dynamics not in ("fitted", "known"):
+        raise ValueError(f"dynamics must be 'fitted' or 'known', got {dynamics!r}")
+    if clusters < 0 or remember < 1:
+        raise ValueError(
+            f"expected clusters >= 0 (0: no prior) and remember >= 1, got {clusters} and {remember}"
+        )
+    if not all(0 < value < math.inf for value in fit):
+        raise ValueError(f"strength and ridge must be positive and finite, got {fit[0]} and {fit[1]}")
+    if not (0 <= shares[0] < math.inf and 0 <= shares[1] <= 1):
+        raise ValueError(f"expected entropy >= 0 and reuse in [0, 1], got {shares[0]} and {shares[1]}")
 
 
 def _frame(env: Env, x_ref: Array, x: Array) -> Array:

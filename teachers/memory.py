@@ -46,12 +46,18 @@ def remember_rollouts(key: Key[Array, ""], memory: Memory, rollouts: Rollouts, r
     Args:
         key: for its first start.
         memory: of S rollouts.
-        rollouts: N of them; of more than S the last S are kept.
+        rollouts: at most S.
         reuse: what those that were there count for from now on.
+
+    Raises:
+        ValueError: there are more rollouts than the memory has room for.
     """
-    size = memory.weight.shape[0]
-    xs, us, weight = (rows[-size:] for rows in rollouts)
-    N = us.shape[0]
+    size, N = memory.weight.shape[0], rollouts[2].shape[0]
+    if size < N:
+        raise ValueError(
+            f"came {N} rollouts and there is room for {size}: make the teacher with remember={N}"
+        )
+    xs, us, weight = rollouts
     slots = (memory.slot + jnp.arange(N)) % size
     kept = Memory(
         memory.xs.at[slots].set(xs),
@@ -80,19 +86,17 @@ def fit_remembered(
     """Dynamics fitted to the rollouts, and with `old` to the remembered ones as far as those count.
 
     Args:
-        env: the task; its integrator x' = x + dt v is what the fit shrinks towards.
+        env: the task; the fit shrinks towards its integrator x' = x + dt v, all else staying as it is.
         memory: which has the rollouts already; its mixture is the prior.
         rollouts: their mean is the nominal trajectory.
         strength: how many samples the prior stands for.
-        ridge: variance of a position that is regarded as noise; of velocities and controls 100 times as much.
+        ridge: variance of a position that is regarded as noise; of all else 100 times as much, and of states
+            of which nothing is known (`Env.nv`) as much.
         old: whether earlier rollouts count.
-
-    Raises:
-        ValueError: with `old` there are more rollouts than the memory has room for.
     """
-    N, half = rollouts[2].shape[0], env.ndx // 2
-    ridges = jnp.concatenate([jnp.full(half, ridge), jnp.full(env.ndx - half + env.nu, 100 * ridge)])
-    A = jnp.eye(env.ndx).at[:half, half : 2 * half].set(env.dt * jnp.eye(half))
+    N, nv, free = rollouts[2].shape[0], env.nv or 0, env.ndx if env.nv is None else env.nv
+    ridges = jnp.concatenate([jnp.full(free, ridge), jnp.full(env.ndx - free + env.nu, 100 * ridge)])
+    A = jnp.eye(env.ndx).at[:nv, nv : 2 * nv].set(env.dt * jnp.eye(nv))
     fit = functools.partial(
         fit_dynamics,
         prior=None if memory is None else memory.mixture,
@@ -102,11 +106,6 @@ def fit_remembered(
     )
     if memory is None or not old:
         return fit(*rollouts)
-    size = memory.weight.shape[0]
-    if size < N:
-        raise ValueError(
-            f"came {N} rollouts and there is room for {size}: make the teacher with remember={N}"
-        )
-    latest = (memory.slot - 1 - jnp.arange(N)) % size
+    latest = (memory.slot - 1 - jnp.arange(N)) % memory.weight.shape[0]
     now = jnp.zeros_like(memory.weight).at[latest].set(memory.weight[latest])
     return fit(memory.xs, memory.us, memory.recent, nominal=now)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 from gps.gaussian import Gaussian
 from gps.linalg import cholesky, lower_inverse
 from gps.types import Env, KLTerm, LinearGaussian, LocalTeacher, QuadraticCost, Trajectory
-from teachers.controllers import marginals, recenter
+from teachers.controllers import marginals, recenter, saturate
 from teachers.local_lqr import LocalState, Model, local_lqr
 from teachers.pi2 import Rollouts, bound_per_step, check_inertia, cost_to_go, keep, no_rollouts, noise_of
 from teachers.reps import boltzmann, largest, reps, reweight, tilted
@@ -98,7 +98,7 @@ def local_pilqr(
 
     def improve(state: PILQRState, terms: Sequence[KLTerm]) -> tuple[PILQRState, dict]:
         (given, bound), past, model = bound_per_step(terms), state.rollouts, state.lqr.model
-        policy = recenter(given, model.cost.x[: env.horizon], env.minus, env.plus)
+        policy = saturate(recenter(given, model.cost.x[: env.horizon], env.minus, env.plus), env.limits)
         z, _ = noise_of(env, policy, past)
         whole = cost_to_go(past.costs)
         rest = whole - cost_to_go(predicted_costs(env, model, policy, past, z))

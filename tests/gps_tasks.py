@@ -21,7 +21,7 @@ def cart(horizon=20):
         def step(x, u):
             return x + 0.1 * jnp.stack([x[1], u[0] - 0.3 * x[1]])
 
-        env = plant(step, cost, last, 2, 1, horizon=horizon, dt=0.1, limits=(-8.0, 8.0), name="cart")
+        env = plant(step, cost, last, 2, 1, horizon=horizon, dt=0.1, limits=(-8.0, 8.0), nv=1, name="cart")
 
         def look(key, memory, x, y, u):
             return jnp.concatenate([x, jnp.asarray(goal, x.dtype)[None]]), memory

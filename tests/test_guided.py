@@ -133,6 +133,25 @@ def test_best_is_the_best():
     np.testing.assert_allclose(np.mean(found), BEST, rtol=1e-3)
 
 
+def test_an_iteration_whose_rollouts_are_all_lost_breaks_nothing():
+    env = cart()
+
+    def bind(goal):
+        bound = env.bind(goal)
+
+        def rollout(x0, controller, noise):
+            return bound.rollout(x0, controller, noise)._replace(status=jnp.int32(Status.DIVERGED))
+
+        return bound._replace(rollout=rollout)
+
+    algorithm = make("mdgps", env._replace(bind=bind))
+    before = algorithm.init(KEY)
+    state, info = algorithm.step(OTHER, before)
+    assert int(info["lost_rollouts"]) == int(info["rollouts"]) == 12 and int(info["failed_solves"]) == 3
+    assert same(state.fit.variables[0], before.fit.variables[0]) and bool(info["finite"])
+    assert float(info["local_cost"]) == np.inf and np.isfinite(float(info["student_cost"]))
+
+
 # ------------------------------------------------------------------------------------ its parts
 
 
@@ -223,6 +242,7 @@ def test_badmm_pulls_harder_where_the_two_are_apart():
         ("badmm", {"epsilon": -1.0}, "epsilon, the KL bound per control step, must be positive"),
         ("traj_opt", {"epsilon": float("nan")}, "epsilon, the KL bound per control step, must be positive"),
         ("mdgps", {"step_rule": "laplace"}, "step_rule must be one of"),
+        ("badmm", {"step_rule": "global"}, "step_rule must be one of none, classic, mc, got 'global'"),
         ("mdgps", {"linearisation": "guess"}, "linearisation must be one of exact, regression, got 'guess'"),
         ("mdgps", {"samples": 0}, "samples per condition must be at least 1"),
         ("mdgps", {"updates": 0}, "updates must be at least 1"),
@@ -240,6 +260,8 @@ def test_conditions_are_the_tasks_own_or_drawn_and_said_to_be_missing():
     np.testing.assert_allclose(conditions().context, [-1.0, 0.2, 1.0])
     drawn = training_conditions(env, KEY, 5)
     assert drawn.x0.shape == (5, 2) and len(np.unique(np.asarray(drawn.context))) == 5
+    with pytest.raises(ValueError, match="conditions must be contexts"):
+        training_conditions(env._replace(conditions=()), KEY)
     with pytest.raises(ValueError, match="cart has no fixed set of training conditions"):
         mdgps(env._replace(conditions=None), local_lqr, mlp(1))
 

@@ -7,9 +7,11 @@ import pytest
 from gps_tasks import cart, roll
 
 from envs import from_mjcf
+from gps.plant import plant
 from gps.types import KLTerm, LinearGaussian, QuadraticCost, Status
 from teachers.hold import hold
 from teachers.local_lqr import local_lqr, priced
+from teachers.memory import fit_remembered
 
 KEY = jax.random.key(5)
 
@@ -60,6 +62,53 @@ def test_where_no_rollout_is_left_the_state_is_as_it_was():
     assert int(info["lost"]) == 4
     for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_without_a_model_there_is_no_step():
+    def spoil(paths):
+        return paths._replace(status=jnp.full_like(paths.status, Status.DIVERGED))
+
+    for dynamics in ("fitted", "known"):
+        _, teacher, _, state, info, _ = learned(4, dynamics=dynamics, spoil=spoil, clusters=3, remember=8)
+        assert int(info["lost"]) == 4
+        before = teacher.controller(state)
+        after, told = jax.jit(teacher.improve)(state, (KLTerm(before, bound=jnp.asarray(2.0)),))
+        assert bool(told["solved"]) == (dynamics == "known")  # which makes a path of its own
+        stays = jax.tree.map(lambda a, b: np.array_equal(a, b), teacher.controller(after), before)
+        assert all(stays) == (dynamics == "fitted")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dynamics": "fited"}, "dynamics must be 'fitted' or 'known', got 'fited'"),
+        ({"clusters": -3}, "expected clusters >= 0"),
+        ({"remember": 0}, "remember >= 1"),
+        ({"strength": -1.0}, "strength and ridge must be positive"),
+        ({"ridge": 0.0}, "strength and ridge must be positive"),
+        ({"entropy": float("nan")}, "expected entropy >= 0"),
+        ({"reuse": 5.0}, r"reuse in \[0, 1\]"),
+    ],
+)
+def test_settings_that_cannot_work_say_so(options, words):
+    with pytest.raises(ValueError, match=words):
+        local_lqr(cart(), **options)
+
+
+def test_more_rollouts_than_it_remembers_are_refused():
+    with pytest.raises(ValueError, match=r"came 6 rollouts and there is room for 5: .* remember=6"):
+        learned(6, clusters=2, remember=5)
+
+
+def test_where_nothing_moves_the_dynamics_are_positions_that_follow_their_velocities():
+    """And nothing else: one degree of freedom and two states that are neither, as of actuators."""
+    zero = jnp.zeros((8, 4, 4)), jnp.zeros((8, 3, 1)), jnp.ones(8)
+    for nv, links in ((1, {(0, 1)}), (2, {(0, 2), (1, 3)}), (None, set())):
+        env = plant(lambda x, u: x, lambda x, u, y, t: 0.0 * x[0], lambda x, y: x[0], 4, 1, dt=0.2, nv=nv)
+        A = np.eye(4)
+        for link in links:
+            A[link] = 0.2
+        np.testing.assert_allclose(fit_remembered(env, None, zero, 1.0, 1e-6, False).dynamics.A[1], A)
 
 
 def test_one_rollout_needs_a_prior():
@@ -151,6 +200,9 @@ def test_the_first_controller_holds_and_says_what_it_cannot():
     )
     with pytest.raises(ValueError, match="two has 1 controls for 2 degrees of freedom"):
         hold(two, jnp.zeros(4), stiffness=1.0)
+    slow = two._replace(nu=2, nv=1)  # one joint, two actuators with states of their own
+    with pytest.raises(ValueError, match="two has 2 controls for 1 degrees of freedom and 4 entries"):
+        hold(slow, jnp.zeros(4), damping=1.0)
 
 
 def test_earlier_rollouts_count_for_less_and_the_nominal_is_that_of_the_last():

@@ -32,7 +32,7 @@ def mass():
     def last(x, y):
         return 5 * jnp.sum((x[:2] - goal) ** 2)
 
-    return plant(dynamics, cost, last, n, m, horizon=T, dt=0.1, limits=(-4.0, 4.0), name="mass")
+    return plant(dynamics, cost, last, n, m, horizon=T, dt=0.1, limits=(-4.0, 4.0), nv=m, name="mass")
 
 
 ENV = mass()

@@ -66,7 +66,7 @@ def programs():
     both, lqr = local_pilqr(FLAT, clusters=0, inertia=INERTIA), local_lqr(FLAT, clusters=0)
 
     def local(model, policy):
-        return LocalState(policy, model.cost.x[0], model, None, jnp.ones(T))
+        return LocalState(policy, model.cost.x[0], model, None, jnp.ones(T), jnp.asarray(True))
 
     def step(model, policy, past, trust, bound):
         state = PILQRState(local(model, policy), past, jnp.full(T, trust))
@@ -221,7 +221,7 @@ def distance_read(in_steps):
         away = x[0] - 1.0
         return jnp.where(in_steps, 10 * jnp.floor(5 * jnp.abs(away)), 50 * away**2 + x[1] ** 2)
 
-    return plant(step, cost, last, 2, 1, horizon=20, dt=0.1, limits=(-1e3, 1e3), name="distance read")
+    return plant(step, cost, last, 2, 1, horizon=20, dt=0.1, limits=(-1e3, 1e3), nv=1, name="distance read")
 
 
 def test_it_is_no_worse_than_lqr_where_that_is_right_and_learns_where_that_sees_nothing():

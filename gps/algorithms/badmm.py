@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from gps.algorithms.guided import CStep, Method, Now, Plan, guided
 from gps.algorithms.mdgps import check_epsilon, report
 from gps.algorithms.phases import Linearisation, improve_near, over_rollouts
-from gps.algorithms.step_rules import StepRule, Steps, adjust, check_rule, first_steps, foresee
+from gps.algorithms.step_rules import OWN_RULES, StepRule, Steps, adjust, check_rule, first_steps, foresee
 from gps.algorithms.supervise import Supervision, Targets
 from gps.gaussian import Gaussian
 from gps.types import Algorithm, Env, KLTerm, LinearGaussian, LocalTeacher, Student, Trajectory
@@ -90,7 +90,7 @@ def badmm(
         ValueError: settings that cannot work, or a task without conditions of its own and none asked for.
     """
     check_epsilon(epsilon)
-    check_rule(step_rule, multipliers)
+    check_rule(step_rule, multipliers, OWN_RULES)
     if not weight > 0 or not dual_rate >= 0 or rounds < 1:
         raise ValueError(
             f"expected weight > 0, dual_rate >= 0 and rounds >= 1, got {weight}, {dual_rate} and {rounds}"

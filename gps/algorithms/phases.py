@@ -211,7 +211,8 @@ def trial_of_locals(
     def one(bound: Env, teacher: LocalTeacher, x0: Array, local: PyTree) -> tuple[Array, dict[str, Array]]:
         controller = teacher.controller(local)
         path = bound.rollout(x0, controller, jnp.zeros_like(controller.us))
-        return jnp.sum(path.costs), last_metrics(bound, path)
+        lost = path.status != Status.OK
+        return jnp.where(lost, jnp.inf, jnp.sum(path.costs)), last_metrics(bound, path)
 
     return lambda conditions, local: batched(env, make_teacher, one)(conditions.context, conditions.x0, local)
 

@@ -11,9 +11,11 @@ from gps.types import LinearGaussian, LocalTeacher
 if TYPE_CHECKING:
     from gps.algorithms.guided import Now
 
-__all__ = ["StepRule", "Steps", "adjust", "check_rule", "first_steps", "foresee"]
+__all__ = ["OWN_RULES", "StepRule", "Steps", "adjust", "check_rule", "first_steps", "foresee"]
 
 StepRule = Literal["none", "classic", "global", "mc"]
+OWN_RULES = ("none", "classic", "mc")
+"""Of a method whose controllers stay near to themselves: global looks at the student."""
 
 
 class Steps(NamedTuple):
@@ -76,9 +78,9 @@ def adjust(
     return jnp.clip(steps.multiplier * jnp.where(known, factor, 1.0), *bounds)
 
 
-def check_rule(rule: str, bounds: tuple[float, float]) -> None:
+def check_rule(rule: str, bounds: tuple[float, float], allowed: tuple[str, ...] = get_args(StepRule)) -> None:
     """Raise on settings that cannot work."""
-    if rule not in get_args(StepRule):
-        raise ValueError(f"step_rule must be one of {', '.join(get_args(StepRule))}, got {rule!r}")
+    if rule not in allowed:
+        raise ValueError(f"step_rule must be one of {', '.join(allowed)}, got {rule!r}")
     if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
         raise ValueError(f"multipliers must be 0 < least <= largest, got {bounds}")

@@ -79,7 +79,10 @@ def supervise(student: Student, settings: Supervision) -> SStep:
         state, info = runs[closed](key, state, data)
         variables = state.variables
         if closed:
-            variables = set_covariance(variables, label_covariance(data))
+            some = jnp.any(data.weight > 0)  # else every rollout was lost
+            variables = set_covariance(
+                variables, jnp.where(some, label_covariance(data), variables[0]["cov"])
+            )
         return state._replace(variables=variables, start=variables[1]), info
 
     return SStep(init, run)

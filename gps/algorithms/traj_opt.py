@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from gps.algorithms.guided import CStep, Method, Now, Plan, guided
 from gps.algorithms.mdgps import check_epsilon, report
 from gps.algorithms.phases import Linearisation
-from gps.algorithms.step_rules import StepRule, Steps, adjust, check_rule, first_steps, foresee
+from gps.algorithms.step_rules import OWN_RULES, StepRule, Steps, adjust, check_rule, first_steps, foresee
 from gps.algorithms.supervise import Supervision, Targets
 from gps.types import Algorithm, Env, KLTerm, LocalTeacher, Student
 
@@ -56,7 +56,7 @@ def traj_opt(
         ValueError: settings that cannot work, or a task without conditions of its own and none asked for.
     """
     check_epsilon(epsilon)
-    check_rule(step_rule, multipliers)
+    check_rule(step_rule, multipliers, OWN_RULES)
 
     supervision = Supervision(updates, batch_size, learning_rate, copies, jitter)
     any_student: Linearisation = "regression"  # it is not looked at

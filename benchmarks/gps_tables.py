@@ -159,15 +159,13 @@ def _of_best(title: str, runs: Sequence[list[dict[str, Any]]], end: int, target:
 
 
 def picture(env: str, runs_of: dict[str, list[list[dict[str, Any]]]]) -> None:
-    """Distance of the student against the iteration, mean and standard deviation over the seeds, as a png."""
+    """Distance of the student against the iteration as a png: mean over the seeds, and their deciles."""
     figure, [[axis]] = plots.grid(1, 1, 6.0, 3.6)
     for i, (title, runs) in enumerate(runs_of.items()):
         values = np.array([[record["student_distance"] for record in records] for records in runs])
-        steps, mean, std = np.arange(1, values.shape[1] + 1), values.mean(axis=0), values.std(axis=0)
-        axis.plot(steps, mean, color=f"C{i}", label=title)
-        axis.fill_between(
-            steps, np.maximum(mean - std, 1e-4), mean + std, color=f"C{i}", alpha=0.12, linewidth=0
-        )
+        steps, ends = np.arange(1, values.shape[1] + 1), np.quantile(values, (0.1, 0.9), axis=0)
+        axis.plot(steps, values.mean(axis=0), color=f"C{i}", label=title)
+        axis.fill_between(steps, *ends, color=f"C{i}", alpha=0.12, linewidth=0)
         axis.plot((5, 10, 15), PUBLISHED[env][i], "x", color=f"C{i}")
     axis.plot([], [], "x", color="black", label="published")
     axis.set(yscale="log", xlabel="iteration", ylabel="final distance, m", title=env.replace("_", " "))

@@ -213,3 +213,36 @@ def test_a_table_that_cannot_be_made_is_an_error(project, text, message):
 def test_the_readme_of_the_project_is_what_the_results_say():
     if readme.README.exists():
         readme.main(["--check"])
+
+
+def test_a_wide_table_has_a_line_for_each_who_and_a_column_for_each_what(tmp_path):
+    rows = [
+        {
+            "case": case,
+            "figure": figure,
+            "value": value,
+            "unit": "m",
+            "target": target,
+            "met": target and True,
+        }
+        for case, name, value, target in (
+            ("a", "tom: far", 1.5, None),
+            ("a", "tom: near", 2.5, None),
+            ("a", "best: far", 0.5, "<= 1"),
+            ("a", "ann: far", 3.5, None),
+            ("b", "tom: near", 4.5, None),
+            ("b", "plain", 5.5, None),
+        )
+    ]
+    machine = {"cpu": "x", "cores": 1, "device": "y"}
+    report = {"command": "c", "date": "2026-01-01", "machine": machine, "rows": rows}
+    (tmp_path / "demo.json").write_text(json.dumps(report))
+    found = readme.regenerate("<!-- wide results:demo -->\n<!-- /results -->", tmp_path).splitlines()
+    assert found[1:6] == [
+        "| case |  | far (m) | near (m) |",
+        "|---|---|---|---|",
+        "| a | tom | 1.5 | 2.5 |",
+        "| a | ann | 3.5 |  |",
+        "| b | tom |  | 4.5 |",
+    ]
+    assert found[9:11] == ["| a | best: far | 0.5 | m | <= 1 | yes |", "| b | plain | 5.5 | m |  | yes |"]

@@ -217,14 +217,7 @@ def test_the_readme_of_the_project_is_what_the_results_say():
 
 def test_a_wide_table_has_a_line_for_each_who_and_a_column_for_each_what(tmp_path):
     rows = [
-        {
-            "case": case,
-            "figure": figure,
-            "value": value,
-            "unit": "m",
-            "target": target,
-            "met": target and True,
-        }
+        {"case": case, "figure": name, "value": value, "unit": "m", "target": target, "met": True}
         for case, name, value, target in (
             ("a", "tom: far", 1.5, None),
             ("a", "tom: near", 2.5, None),

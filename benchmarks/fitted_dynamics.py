@@ -90,7 +90,7 @@ def course(
     def improve(
         bound: Env, teacher: LocalTeacher, local: PyTree, paths: Trajectory, steps: Steps
     ) -> tuple[PyTree, Steps]:
-        now = Now(local, local, paths, teacher.controller(local), jnp.asarray(True))
+        now = Now(local, local, paths, lambda: teacher.controller(local), jnp.asarray(True))
         done = c_step(bound, teacher, now, steps)
         return done.local, done.memory
 
@@ -183,14 +183,15 @@ def measure(
         found = {"costs": costs, "us": end.us, "distance": last.get("distance", costs[-1] * jnp.nan)}
         return {name: np.asarray(value).tolist() for name, value in found.items()}
 
-    steps = [versions()["code"], setting.epsilon, setting.rule, *setting.multipliers]
+    steps = [setting.epsilon, setting.rule, *setting.multipliers]
     said = [name, dynamics, samples, iterations, steps, {**module.LOCAL, **options}]
     rows = [kept([*said, seed], lambda seed=seed: one(seed)) for seed in seeds]
     return Measured(*(np.array([row[field] for row in rows]) for field in Measured._fields))
 
 
 def kept(said: list[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` returns, from its file if it was made before."""
+    """What `make` returns, from its file if it was made before, by this code."""
+    said = [versions(), hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), *said]
     path = KEPT / f"{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from benchmarks.harness import Row, main
 from gps import plots
 from gps.cli import compare
 from gps.cli.variants import slug
+from gps.run import versions
 
 PICTURES = Path(__file__).resolve().parents[1] / "docs"
 SEEDS = tuple(range(10))
@@ -87,6 +88,7 @@ def case(env: str) -> Callable[[bool], list[Row]]:
             episodes=2 if fast else 50,
             out=f"runs/gps_tables{'-fast' if fast else ''}/{env}",
         )
+        _of_this_code(Path(flags.out))
         compare.compare(flags, Console(stderr=True))
         found: list[Row] = []
         runs_of: dict[str, list[list[dict[str, Any]]]] = {}
@@ -181,6 +183,20 @@ def _handed_out(runs: Sequence[list[dict[str, Any]]]) -> list[dict[str, Any]]:
         return np.inf if record["student_cost"] is None else record["student_cost"]
 
     return [min(records, key=cost) for records in runs]
+
+
+def _of_this_code(folder: Path) -> None:
+    """Finished runs are kept only as long as the code that made them.
+
+    Raises:
+        ValueError: another version of it made some.
+    """
+    made = {json.loads(path.read_text())["versions"]["code"] for path in folder.glob("*/*/*/config.json")}
+    if others := made - {versions()["code"]}:
+        raise ValueError(
+            f"{folder} has runs of other versions of the code ({', '.join(sorted(others))}): remove it, a "
+            "table is of one version"
+        )
 
 
 def _spelled(method: str, protocol: Protocol) -> str:

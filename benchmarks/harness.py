@@ -14,7 +14,6 @@ A benchmark is a table of cases, functions `fast → rows`, handed to `main`:
 
 import argparse
 import difflib
-import importlib.metadata
 import json
 import logging
 import math
@@ -33,10 +32,11 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from gps.run import versions
+
 __all__ = ["RESULTS", "Ratio", "Row", "Timing", "main", "median_time", "meets", "time_ratio"]
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("jax", "jaxlib", "mujoco", "flax", "optax", "numpy")
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": lambda value, bound: value <= bound,
@@ -221,7 +221,6 @@ def _table(name: str, rows: list[dict[str, Any]]) -> Table:
 
 def _report(name: str, rows: list[dict[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
     """The content of a file of results."""
-    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     device = jax.devices()[0]
     return {
         "command": f"python -m benchmarks.{name}",
@@ -231,7 +230,7 @@ def _report(name: str, rows: list[dict[str, Any]], seeds: Sequence[int]) -> dict
             "cores": os.cpu_count(),
             "device": f"{device.platform}: {device.device_kind}",
         },
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": versions(),
         "seeds": list(seeds),
         "rows": rows,
     }
@@ -248,7 +247,8 @@ def _cpu() -> str:
 def _keep_others(report: dict[str, Any], path: Path) -> dict[str, Any]:
     """The report with the rows of other cases taken over from the file.
 
-    Each of them is marked with the date on which it was measured, and with the machine if that was another.
+    Each of them is marked with the date on which it was measured, with the machine if that was another, and
+    with the fingerprint of the code if that or another version was.
     Cases keep the order they have in the file.
     """
     if not path.exists():
@@ -257,6 +257,8 @@ def _keep_others(report: dict[str, Any], path: Path) -> dict[str, Any]:
     mark = {"date": old["date"]}
     if old["machine"] != report["machine"]:
         mark["machine"] = old["machine"]
+    if old["versions"] != report["versions"]:
+        mark["code"] = old["versions"].get("code", "unknown")
     new = {row["case"] for row in report["rows"]}
     is_new = [row["case"] in new for row in old["rows"]]
     place = is_new.index(True) if any(is_new) else len(is_new)

@@ -28,6 +28,8 @@ TARGET = (0.0, 0.3, -0.5, 0.0, 0.3, -0.2)
 """Where both ends of the peg are in the end, for a hole in its usual place, m."""
 RIM = -0.4
 """Height of the hole's edge, m."""
+HALF = 0.033
+"""Half the width of the hole, m."""
 GAINS = (3.09, 1.08, 0.393, 0.674, 0.111, 0.152, 0.098)
 """How strong each joint is: a torque costs 1e-3 u² / gain."""
 WEIGHTS = (2.0, 2.0, 1.0, 2.0, 2.0, 1.0)
@@ -77,10 +79,11 @@ def insertion(name: str, spread: float, across: int, horizon: int, blind: bool) 
         def metrics(x: Array, u: Array) -> dict[str, Array]:
             y = sim.sense(x, jnp.zeros_like(u), moved)
             distance = jnp.sqrt(jnp.sum(away(y)[:3] ** 2))
+            over = jnp.max(jnp.abs(away(y)[:2])) < HALF
             return {
                 "distance": distance,
                 "success": (distance < SUCCESS).astype(x.dtype),
-                "depth": jnp.clip(RIM - y[2], 0, None),
+                "depth": jnp.where(over, jnp.clip(RIM - y[2], 0, None), 0),
                 "inserted": (distance <= INSERTED).astype(x.dtype),
             }
 

@@ -116,7 +116,7 @@ def _peg(x: np.ndarray, context: Any) -> np.ndarray:
 def _table(offset: np.ndarray) -> np.ndarray:
     """The hole, cut along y."""
     y, z = peg_task.TARGET[1] + float(offset[1]), (peg_task.RIM, peg_task.TARGET[2])
-    half, far = 0.033, 0.35
+    half, far = peg_task.HALF, 0.35
     outline = [(-far, z[0]), (-half, z[0]), (-half, z[1]), (half, z[1]), (half, z[0]), (far, z[0])]
     return np.array(outline) + np.array([y, 0])
 

@@ -53,7 +53,7 @@ def swimmer(speed: float = 0.15, horizon: int = 100) -> Env:
             final_cost=final,
             init=lambda key: jnp.zeros(10).at[3:5].set(jnp.asarray(bend)),
             observe=lambda x, y: jnp.concatenate([jnp.sin(x[2:3]), jnp.cos(x[2:3]), x[3:5], x[7:10]]),
-            metrics=lambda x, u: {"speed": centre_velocity(x)[0], "distance": centre(x)[0]},
+            metrics=lambda x, u: {"speed": centre_velocity(x)[0], "travelled": centre(x)[0]},
         )
 
     env = from_engine(

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from gps.types import Env
 
-__all__ = ["Conditions", "held_out", "training_conditions"]
+__all__ = ["Conditions", "draw_conditions", "training_conditions"]
 
 
 class Conditions(NamedTuple):
@@ -32,7 +32,7 @@ def training_conditions(env: Env, key: Key[Array, ""], number: int | None = None
     if number is not None:
         if number < 1:
             raise ValueError(f"there must be at least 1 condition, got {number}")
-        return held_out(env, key, number)
+        return draw_conditions(env, key, number)
     context = jax.tree.map(jnp.asarray, env.conditions)
     leaves = jax.tree.leaves(context)
     if not leaves or not leaves[0].ndim or not leaves[0].shape[0]:
@@ -42,7 +42,7 @@ def training_conditions(env: Env, key: Key[Array, ""], number: int | None = None
     return Conditions(context, x0)
 
 
-def held_out(env: Env, key: Key[Array, ""], number: int) -> Conditions:
+def draw_conditions(env: Env, key: Key[Array, ""], number: int) -> Conditions:
     """Starts drawn from the task's own distribution."""
 
     def draw(key: Array) -> tuple[PyTree, Array]:

@@ -19,6 +19,7 @@ __all__ = [
     "guard_step",
     "observations",
     "open_loop",
+    "saturate",
     "student_rollout",
     "trajectory_costs",
 ]
@@ -76,6 +77,18 @@ def guard_step(step: Callable[..., tuple[Array, Array]]) -> Callable[..., tuple[
 def clip_control(u: Float[Array, " nu"], limits: Limits) -> Float[Array, " nu"]:
     """`u` inside `limits`, in the dtype of `u`."""
     return jnp.clip(u, jnp.asarray(limits.low, u.dtype), jnp.asarray(limits.high, u.dtype))
+
+
+def saturate(controller: LinearGaussian, limits: Limits) -> LinearGaussian:
+    """What the controller does about its own states where the limits hold some of its controls.
+
+    The mean of these is at the limit, and does not move with the state.
+    """
+    low, high = (jnp.asarray(side, controller.us.dtype)[None] for side in limits)
+    moves = (controller.us > low) & (controller.us < high)
+    return controller._replace(
+        us=jnp.clip(controller.us, low, high), K=jnp.where(moves[..., None], controller.K, 0)
+    )
 
 
 def trajectory_costs(

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from gps.gmm import fit_gmm, seed_gmm
 from gps.regression import Regression, regress
-from gps.rollout import observations
+from gps.rollout import observations, saturate
 from gps.types import Env, LinearGaussian, Student, Trajectory
 
 __all__ = ["linearise", "regressed"]
@@ -47,10 +47,9 @@ def linearise(env: Env, student: Student) -> Callable[[PyTree, Float[Array, "T n
             return mean, (mean, dist.cov.astype(x.dtype))
 
         K, (mean, cov) = jax.jacfwd(act, has_aux=True)(jnp.zeros(env.ndx, x.dtype))
-        moves = (mean > jnp.asarray(env.limits.low, x.dtype)) & (mean < jnp.asarray(env.limits.high, x.dtype))
-        return LinearGaussian(x, mean, jnp.where(moves[:, None], K, 0), cov)
+        return LinearGaussian(x, mean, K, cov)
 
-    return lambda variables, xs: jax.vmap(one, (None, 0))(variables, xs)
+    return lambda variables, xs: saturate(jax.vmap(one, (None, 0))(variables, xs), env.limits)
 
 
 def regressed(

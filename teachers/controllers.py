@@ -7,9 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gps.gaussian import Gaussian, symmetrise
-from gps.types import Limits, LinearDynamics, LinearGaussian, QuadraticCost
+from gps.types import LinearDynamics, LinearGaussian, QuadraticCost
 
-__all__ = ["expected_cost", "marginals", "recenter", "saturate"]
+__all__ = ["expected_cost", "marginals", "recenter"]
 
 
 def recenter(
@@ -32,18 +32,6 @@ def recenter(
         return LinearGaussian(x, knot.us + knot.K @ away(zero), knot.K @ jax.jacfwd(away)(zero), knot.cov)
 
     return jax.vmap(one)(controller, xs)
-
-
-def saturate(controller: LinearGaussian, limits: Limits) -> LinearGaussian:
-    """What the controller does about its own states where the limits hold some of its controls.
-
-    The mean of these is at the limit, and does not move with the state.
-    """
-    low, high = (jnp.asarray(side, controller.us.dtype)[None] for side in limits)
-    moves = (controller.us > low) & (controller.us < high)
-    return controller._replace(
-        us=jnp.clip(controller.us, low, high), K=jnp.where(moves[..., None], controller.K, 0)
-    )
 
 
 def marginals(

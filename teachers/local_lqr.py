@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from gps.expand import linearise, linearise_sensors, quadratise
 from gps.gaussian import Gaussian, inverse_spd, symmetrise
+from gps.rollout import saturate
 from gps.types import (
     Env,
     KLTerm,
@@ -24,7 +25,7 @@ from gps.types import (
     Status,
     Trajectory,
 )
-from teachers.controllers import expected_cost, marginals, recenter, saturate
+from teachers.controllers import expected_cost, marginals, recenter
 from teachers.hold import hold
 from teachers.kl_lqr import KLStatus, kl_lqr
 from teachers.memory import Memory, empty_memory, fit_remembered, remember_rollouts

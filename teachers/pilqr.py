@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Key
 
 from gps.gaussian import Gaussian
 from gps.linalg import cholesky, lower_inverse
+from gps.rollout import saturate
 from gps.types import Env, KLTerm, LinearGaussian, LocalTeacher, QuadraticCost, Trajectory
-from teachers.controllers import marginals, recenter, saturate
+from teachers.controllers import marginals, recenter
 from teachers.local_lqr import LocalState, Model, local_lqr
 from teachers.pi2 import Rollouts, bound_per_step, check_inertia, cost_to_go, keep, no_rollouts, noise_of
 from teachers.reps import boltzmann, largest, reps, reweight, tilted
@@ -42,10 +43,9 @@ def local_pilqr(
     stiffness: float = 0.0,
     damping: float = 0.0,
     clusters: int = 20,
-    remember: int = 10,
+    remember: int = 20,
     ridge: float = 1e-6,
     inertia: float = 1.0,
-    slots: int = 20,
 ) -> LocalTeacher:
     """Made for one condition: `env` bound to its context.
 
@@ -67,13 +67,12 @@ def local_pilqr(
         stiffness: of the first controller.
         damping: of the first controller.
         clusters: as for `teachers.local_lqr`.
-        remember: as for `teachers.local_lqr`.
+        remember: as for `teachers.local_lqr`; also the most rollouts that PI² can weigh.
         ridge: as for `teachers.local_lqr`.
         inertia: how many rollouts the LQR step's covariance counts for beside the new ones.
-        slots: the most rollouts that it can learn from at once.
 
     Raises:
-        ValueError: settings that cannot work, more rollouts than `slots`, or other KL terms than one bound.
+        ValueError: settings that cannot work, more rollouts than `remember`, or terms other than one bound.
     """
     check_inertia(inertia)
     lqr = local_lqr(
@@ -89,11 +88,11 @@ def local_pilqr(
     expect = lqr.expected_cost
 
     def init(key: Key[Array, ""], x0: Float[Array, " nx"]) -> PILQRState:
-        return PILQRState(lqr.init(key, x0), no_rollouts(env, x0, slots), jnp.ones(env.horizon, x0.dtype))
+        return PILQRState(lqr.init(key, x0), no_rollouts(env, x0, remember), jnp.ones(env.horizon, x0.dtype))
 
     def learn(key: Key[Array, ""], state: PILQRState, trajectories: Trajectory) -> tuple[PILQRState, dict]:
-        rollouts, lost = keep(state.rollouts, trajectories)
         learned, _ = lqr.learn(key, state.lqr, trajectories)
+        rollouts, lost = keep(state.rollouts, trajectories)
         return state._replace(lqr=learned, rollouts=rollouts), {"lost": lost}
 
     def improve(state: PILQRState, terms: Sequence[KLTerm]) -> tuple[PILQRState, dict]:

@@ -6,8 +6,9 @@ from engine_models import SMOOTH, load, minus, plus, states
 
 from envs.manifold import manifold
 from gps.gaussian import Gaussian
+from gps.rollout import saturate
 from gps.types import Limits, LinearDynamics, LinearGaussian, QuadraticCost
-from teachers.controllers import expected_cost, marginals, recenter, saturate
+from teachers.controllers import expected_cost, marginals, recenter
 
 
 def test_a_recentred_controller_agrees_to_second_order_on_the_manifold():

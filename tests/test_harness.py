@@ -86,11 +86,13 @@ def test_only_replaces_its_rows_and_dates_the_others(tmp_path, capsys):
     assert report["rows"][2] == {**old["rows"][2], "value": 5.0}
     assert report["rows"][3] == {**old["rows"][3], "date": "2020-01-01T00:00:00Z"}
     assert report["date"] > "2021"
-    path.write_text(json.dumps(report | {"machine": {"cpu": "other", "cores": 1, "device": "none"}}))
+    other = {"machine": {"cpu": "other", "cores": 1, "device": "none"}, "versions": {"code": "abc"}}
+    path.write_text(json.dumps(report | other))
     run(tmp_path, capsys, "--only", "case a")
     report = load(tmp_path)
     assert report["rows"][3]["date"] == "2020-01-01T00:00:00Z"  # its own date, not that of the run between
-    assert report["rows"][2]["machine"]["cpu"] == "other"
+    assert (report["rows"][2]["machine"]["cpu"], report["rows"][2]["code"]) == ("other", "abc")
+    assert "code" not in report["rows"][0]
     assert "date" not in report["rows"][0]
 
 

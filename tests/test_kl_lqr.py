@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from gps.gaussian import Gaussian
+from gps.rollout import saturate
 from gps.types import Limits, LinearDynamics, LinearGaussian, QuadraticCost
-from teachers.controllers import saturate
 from teachers.kl_lqr import KLStatus, kl_lqr
 from teachers.kl_pass import make_problem, solve_at
 

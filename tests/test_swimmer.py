@@ -93,7 +93,7 @@ def test_the_conditions_are_bends_and_episodes_begin_so():
     x0 = ENV.bind(jnp.asarray([0.5, -0.5])).init(jax.random.key(0))
     np.testing.assert_allclose(x0, [0, 0, 0, 0.5, -0.5, *[0.0] * 5])
     metrics = ENV.metrics(jnp.zeros(10).at[0].set(0.4).at[5].set(0.2), jnp.zeros(2))
-    np.testing.assert_allclose([metrics["distance"], metrics["speed"]], [0.4, 0.2], atol=1e-12)
+    np.testing.assert_allclose([metrics["travelled"], metrics["speed"]], [0.4, 0.2], atol=1e-12)
 
 
 def test_derivatives_are_finite_also_at_rest():

@@ -102,14 +102,15 @@ def badmm(
         return Duals(lam, nu, first_steps(x0.dtype))
 
     def c_step(bound: Env, teacher: LocalTeacher, now: Now, duals: Duals) -> CStep:
-        gap, far = apart(bound, teacher.controller(now.local), now.pi, now.paths)
+        pi = now.pi()
+        gap, far = apart(bound, teacher.controller(now.local), pi, now.paths)
         nu = jnp.where(now.first, adapt(duals.weight, far, weight), duals.weight)
         lam = duals.multiplier + dual_rate * nu[:, None] * gap
         before = teacher.controller(now.learned)
         adjusted = adjust(step_rule, multipliers, duals.steps, teacher, now)
         multiplier = jnp.where(now.first, adjusted, duals.steps.multiplier)
         limit = epsilon * T * multiplier
-        terms = [KLTerm(before, bound=limit), KLTerm(now.pi, weight=nu, multiplier=lam)]
+        terms = [KLTerm(before, bound=limit), KLTerm(pi, weight=nu, multiplier=lam)]
         local, found = improve_near(teacher, now.learned, terms, limit)
         controller = teacher.controller(local)
         shift = jnp.einsum("tij,tj->ti", controller.cov, lam) / nu[:, None]

@@ -6,6 +6,7 @@
 Rollouts, models and C-steps run on the CPU, where the engine is; the S-step on the student's device.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, get_args
@@ -25,7 +26,7 @@ from gps.algorithms.phases import (
     trial_of_locals,
 )
 from gps.algorithms.supervise import Supervision, Targets, labels, supervise
-from gps.conditions import Conditions, held_out, training_conditions
+from gps.conditions import Conditions, draw_conditions, training_conditions
 from gps.labels import example_row
 from gps.placement import cpu_jit
 from gps.types import Algorithm, Env, LinearGaussian, LocalTeacher, Student, Trajectory
@@ -43,8 +44,8 @@ class Now(NamedTuple):
     """Its state now: the same in the first round of an iteration."""
     paths: Trajectory
     """The rollouts [N]."""
-    pi: LinearGaussian
-    """The student as a controller along them."""
+    pi: Callable[[], LinearGaussian]
+    """The student as a controller along them, made when it is asked for."""
     first: Bool[Array, ""]
     """Whether this is the first round of an iteration."""
 
@@ -163,7 +164,8 @@ def guided(
     ) -> CStep:
         def one(bound: Env, teacher: LocalTeacher, *rows: PyTree) -> CStep:
             learned, local, memory, paths = rows
-            pi = student_controller(bound, student, plan.linearisation)(variables, paths)
+            along = student_controller(bound, student, plan.linearisation)
+            pi = functools.cache(lambda: along(variables, paths))
             return method.c_step(bound, teacher, Now(learned, local, paths, pi, jnp.asarray(first)), memory)
 
         return batched(env, make_teacher, one)(starts.context, learned, local, memory, paths)
@@ -172,7 +174,7 @@ def guided(
     def test(conditions: Conditions, local: PyTree, variables: PyTree) -> dict[str, Array]:
         tried = {"local": try_locals(conditions, local), "student": try_student(conditions, variables)}
         if plan.test_conditions:
-            fresh = held_out(env, jax.random.key(_TEST_SEED), plan.test_conditions)
+            fresh = draw_conditions(env, jax.random.key(_TEST_SEED), plan.test_conditions)
             tried["test"] = try_student(fresh, variables)
         return {
             f"{who}_{name}": jnp.mean(value)

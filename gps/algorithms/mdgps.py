@@ -68,12 +68,12 @@ def mdgps(
 
     def c_step(bound: Env, teacher: LocalTeacher, now: Now, steps: Steps) -> CStep:
         multiplier = adjust(step_rule, multipliers, steps, teacher, now)
-        limit = epsilon * env.horizon * multiplier
-        local, found = improve_near(teacher, now.learned, [KLTerm(now.pi, bound=limit)], limit)
+        limit, pi = epsilon * env.horizon * multiplier, now.pi()
+        local, found = improve_near(teacher, now.learned, [KLTerm(pi, bound=limit)], limit)
         controller = teacher.controller(local)
         targets = Targets(controller, jnp.ones(env.horizon, controller.us.dtype))
         return CStep(
-            local, foresee(teacher, local, now.pi, multiplier), targets, report(found, limit, multiplier)
+            local, foresee(teacher, local, pi, multiplier), targets, report(found, limit, multiplier)
         )
 
     supervision = Supervision(updates, batch_size, learning_rate, copies, jitter)

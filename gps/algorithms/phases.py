@@ -179,11 +179,14 @@ def improve_near(
     """`teacher.improve` with `terms`, or where that has no answer, within `bound` of what it did itself.
 
     A student whose closed loop explodes in the fitted dynamics leaves no η to be found; the local teacher
-    then improves on its own controller. `info` is that of the first try.
+    then improves on its own controller. `info` is of the step that was made; its `solved` of the
+    first try.
     """
     near, info = teacher.improve(local, tuple(terms))
-    alone, _ = teacher.improve(local, (KLTerm(teacher.controller(local), bound=bound),))
-    return jax.tree.map(lambda a, b: jnp.where(info["solved"], a, b), near, alone), info
+    alone, other = teacher.improve(local, (KLTerm(teacher.controller(local), bound=bound),))
+    solved = info["solved"]
+    local, info = jax.tree.map(lambda a, b: jnp.where(solved, a, b), (near, info), (alone, other))
+    return local, info | {"solved": solved}
 
 
 # ----------------------------------------------------------------------------------------- trials

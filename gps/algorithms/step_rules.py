@@ -70,11 +70,11 @@ def adjust(
     if rule == "mc":
         actual = over_rollouts(now.paths, jnp.sum(now.paths.costs, axis=1))
     else:
-        actual = expect(now.learned, teacher.controller(now.learned) if rule == "classic" else now.pi)
+        actual = expect(now.learned, teacher.controller(now.learned) if rule == "classic" else now.pi())
     foreseen, came = steps.before - steps.predicted, steps.before - actual
     least = 1e-4 * jnp.abs(foreseen) + jnp.finfo(foreseen.dtype).tiny
     factor = jnp.clip(foreseen / (2 * jnp.maximum(least, foreseen - came)), 0.1, 5.0)
-    known = jnp.isfinite(factor) & jnp.isfinite(foreseen) & jnp.isfinite(came)
+    known = jnp.isfinite(foreseen) & ~jnp.isnan(came)  # a cost that exploded is a step too far
     return jnp.clip(steps.multiplier * jnp.where(known, factor, 1.0), *bounds)
 
 

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 
 from gps.algorithms.guided import CStep, Method, Now, Plan, guided
 from gps.algorithms.mdgps import check_epsilon, report
-from gps.algorithms.phases import Linearisation
 from gps.algorithms.step_rules import OWN_RULES, StepRule, Steps, adjust, check_rule, first_steps, foresee
 from gps.algorithms.supervise import Supervision, Targets
 from gps.types import Algorithm, Env, KLTerm, LocalTeacher, Student
@@ -59,8 +58,7 @@ def traj_opt(
     check_rule(step_rule, multipliers, OWN_RULES)
 
     supervision = Supervision(updates, batch_size, learning_rate, copies, jitter)
-    any_student: Linearisation = "regression"  # it is not looked at
-    plan = Plan(samples, conditions, test_conditions, False, supervision, any_student)
+    plan = Plan(samples, conditions, test_conditions, False, supervision)
     method = Method(lambda x0: first_steps(x0.dtype), alone(step_rule, epsilon, multipliers))
     return guided(env, make_teacher, student, method, plan)
 

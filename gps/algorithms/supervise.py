@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from gps.conditions import Conditions
 from gps.gaussian import inverse_spd
 from gps.placement import student_jit
-from gps.rollout import observations
+from gps.rollout import clip_control, observations
 from gps.types import Dataset, Env, LinearGaussian, Status, Student, Trajectory
 from students.fit import Fit, FitState, adam, fit
 from students.losses import kl, label_covariance
@@ -99,8 +99,8 @@ def labels(
     of it, moved in all directions: the feedback says what to do there too, and a student that knows has
     derivatives worth linearising. Copies are moved by N(0, jitter² σ²), σ the rollouts' standard deviation at
     that time (at least .3 of its mean over time, because all begin at one point). A student that remembers
-    gets no copies: a moved state has no past. Rollouts that diverged have weight 0. Contexts are fixed, hence
-    no `key` in the rows.
+    gets no copies: a moved state has no past. A mean beyond the limits is clipped to them, as it acts.
+    Rollouts that diverged have weight 0. Contexts are fixed, hence no `key` in the rows.
     """
     memory = jax.tree.leaves(jax.eval_shape(env.observer.init, jax.eval_shape(lambda: jax.random.key(0))))
     copies = 0 if memory else settings.copies
@@ -148,11 +148,15 @@ def _rows(env: Env, key: Array, target: Targets, paths: Trajectory, std: Array, 
     rounds = 1 + copies
     observe_key, move_key = jax.random.split(key)
     precision = jax.vmap(inverse_spd)(controller.cov)
+
+    def mode(x: Array, p: LinearGaussian) -> Array:
+        return clip_control(p.us + p.K @ env.minus(x, p.xs), env.limits)
+
     steps = jnp.arange(T, dtype=jnp.int32)
 
     def one(key: Array, moved: Array, path: Trajectory) -> Dataset:
         xs = jax.vmap(env.plus)(path.xs[:-1], moved)
-        mean = jax.vmap(lambda x, c: c.us + c.K @ env.minus(x, c.xs))(xs, controller)
+        mean = jax.vmap(mode)(xs, controller)
         none, number = jnp.zeros(T, bool), jnp.zeros(T, jnp.float32)
         return Dataset(
             obs=observations(env, key, jnp.concatenate([xs, path.xs[-1:]]), path.us),

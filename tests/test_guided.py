@@ -18,7 +18,7 @@ from gps.algorithms.phases import COUNTED, student_controller
 from gps.algorithms.supervise import Supervision, Targets, labels
 from gps.algorithms.traj_opt import traj_opt
 from gps.conditions import Conditions, training_conditions
-from gps.types import LinearGaussian, Status, Trajectory
+from gps.types import Limits, LinearGaussian, Status, Trajectory
 from students.networks import mlp
 from teachers.local_lqr import local_lqr
 
@@ -182,7 +182,10 @@ def targets_of(M=3, T=20):
 def test_labels_are_the_controllers_actions_at_the_states_and_around_them():
     paths, targets = paths_of(), targets_of()
     lost = paths._replace(status=paths.status.at[1, 0].set(Status.DIVERGED))
-    data = labels(cart(), Supervision(copies=2))(KEY, conditions(), targets, lost)
+    narrow = Limits((-1.5,), (2.0,))
+    data = labels(
+        cart()._replace(bind=lambda goal: cart().bind(goal)._replace(limits=narrow)), Supervision(copies=2)
+    )(KEY, conditions(), targets, lost)
     rows = jax.tree.map(
         lambda leaf: np.asarray(leaf).reshape(3, 3, 2, 20, *leaf.shape[1:]), data._replace(next_slot=())
     )
@@ -193,7 +196,8 @@ def test_labels_are_the_controllers_actions_at_the_states_and_around_them():
     controller = targets.controller
     away = rows.x - np.asarray(controller.xs)[:, None, None]
     wanted = np.einsum("itab,icjtb->icjta", controller.K, away) + np.asarray(controller.us)[:, None, None]
-    np.testing.assert_allclose(rows.mean, wanted, rtol=1e-4, atol=1e-4)
+    assert np.mean(wanted < -1.5) > 0.05 and np.mean(wanted > 2.0) > 0.05
+    np.testing.assert_allclose(rows.mean, np.clip(wanted, -1.5, 2.0), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(rows.precision, 4.0, rtol=1e-6)
     np.testing.assert_allclose(rows.obs[..., :2], rows.x, rtol=1e-6)
     np.testing.assert_allclose(rows.obs[2, ..., 2], 1.0)

@@ -10,28 +10,46 @@
 (`gps.plant.plant`).
 """
 
-from teachers.ilqr import ILQR, Solution, SolveStatus, Trace, ilqr
+from teachers.best_of import best_of
+from teachers.cem import cem
+from teachers.cma_es import cma_es
+from teachers.dial import dial
+from teachers.ilqr import ilqr
+from teachers.ilqs import ilqs
 from teachers.kl_lqr import KLSolution, KLStatus, kl_lqr
 from teachers.local_lqr import local_lqr
-from teachers.mpc import MPCState, mpc
+from teachers.mpc import mpc
+from teachers.mppi import mppi
+from teachers.noise import coloured, spline, white
 from teachers.pi2 import local_pi2
 from teachers.pilqr import local_pilqr
+from teachers.planner import Planner, Solution, SolveStatus, Trace
+from teachers.predictive_sampling import predictive_sampling
 from teachers.tilt import temper, tilt
 
 __all__ = [
-    "ILQR",
     "KLSolution",
     "KLStatus",
-    "MPCState",
+    "Planner",
     "Solution",
     "SolveStatus",
     "Trace",
+    "best_of",
+    "cem",
+    "cma_es",
+    "coloured",
+    "dial",
     "ilqr",
+    "ilqs",
     "kl_lqr",
     "local_lqr",
     "local_pi2",
     "local_pilqr",
     "mpc",
+    "mppi",
+    "predictive_sampling",
+    "spline",
     "temper",
     "tilt",
+    "white",
 ]

@@ -21,24 +21,22 @@ from gps.rollout import open_loop
 from gps.types import Env, Limits, LinearDynamics, LinearGaussian, QuadraticCost, Trajectory
 from teachers.line_search import Search, line_search, simulate, total, try_steps
 from teachers.lqr import BackwardPass, Regularise, backward, control_covariance
-from teachers.solution import Solution, SolveStatus, Trace
+from teachers.planner import Planner, Solution, SolveStatus, Trace
 
-__all__ = ["ILQR", "Solution", "SolveStatus", "Trace", "ilqr"]
+__all__ = ["Guess", "ilqr", "shift"]
 
 GRID = tuple(float(alpha) for alpha in 0.5 ** np.arange(1, 11))
 
 
-class ILQR(NamedTuple):
-    """A planner. `solve` is (x0, warm, t0=0, mu=None) → (Solution, Trace).
+class Guess(NamedTuple):
+    """What the next solve starts from."""
 
-    `warm` is controls [T, nu] or a `LinearGaussian` that is rolled out with its feedback, `t0` the
-    control step at which the plan starts, `mu` the regularisation to begin with.
-    """
-
-    horizon: int
-    mu: float
-    """Regularisation that a solve starts with unless told."""
-    solve: Callable[..., tuple[Solution, Trace]]
+    plan: LinearGaussian
+    """Rolled out with its feedback."""
+    x_last: Float[Array, " nx"]
+    """Where it ends; not read by the solve."""
+    mu: Float[Array, ""]
+    """Regularisation."""
 
 
 class _State(NamedTuple):
@@ -67,7 +65,7 @@ def ilqr(
     enough: float = 1e-4,
     hessian: Hessian = "auto",
     second_order: Callable[[Array, Array], Array] | None = None,
-) -> ILQR:
+) -> Planner:
     """The iLQR planner of `env`; horizon `env.horizon` unless given.
 
     It stops when the model promises, at small μ, less than `tolerance` · (1 + |cost|), or when an
@@ -78,6 +76,9 @@ def ilqr(
     model promised: all in one batch, the best of them and the full step is taken. `hessian` as in
     `gps.expand.quadratise`. `second_order`, a twice differentiable (x, u) → x' without clipping, adds the
     dynamics' curvature (full DDP) where the state is flat.
+
+    Its `solve` is (x0, warm, t0=0, mu=None) → (Solution, Trace): `warm` is controls [T, nu] or a
+    `LinearGaussian` that is rolled out with its feedback, `mu` the regularisation to begin with.
 
     Raises:
         ValueError: horizon or iterations below 1, an empty or impossible grid, tolerance, schedule or name.
@@ -115,24 +116,46 @@ def ilqr(
         fresh = state._replace(accepted=jnp.asarray(False))
         return jax.lax.while_loop(going, lambda s: attempt(s, model, t0), fresh)
 
+    def begin(x0: Float[Array, " nx"], warm: LinearGaussian | Float[Array, "T nu"]) -> Guess:
+        given = isinstance(warm, LinearGaussian)
+        plan = warm if given else open_loop(env, x0, jnp.asarray(warm, x0.dtype))
+        if plan.us.shape != (T, env.nu):
+            raise ValueError(f"warm start must be [T, nu] = {(T, env.nu)}, came {plan.us.shape}")
+        return Guess(plan, plan.xs[-1], jnp.asarray(schedule[0], x0.dtype))
+
+    def from_guess(x0: Array, guess: Guess, t0: Array) -> tuple[Solution, Trace]:
+        with jax.default_matmul_precision("highest"):
+            state = _first_state(env, simulate(env, x0, guess.plan, t0), guess.mu, iterations)
+            state = jax.lax.while_loop(lambda s: _running(s, iterations), lambda s: improve(s, t0), state)
+            return _solution(state, regularise), state.trace
+
     def solve(
         x0: Float[Array, " nx"],
         warm: LinearGaussian | Float[Array, "T nu"],
         t0: Int[Array, ""] | int = 0,
         mu: Float[Array, ""] | None = None,
     ) -> tuple[Solution, Trace]:
-        given = isinstance(warm, LinearGaussian)
-        controller = warm if given else open_loop(env, x0, jnp.asarray(warm, x0.dtype))
-        if controller.us.shape != (T, env.nu):
-            raise ValueError(f"warm start must be [T, nu] = {(T, env.nu)}, came {controller.us.shape}")
-        start = jnp.asarray(schedule[0] if mu is None else mu, x0.dtype)
-        t0 = jnp.asarray(t0, jnp.int32)
-        with jax.default_matmul_precision("highest"):
-            state = _first_state(env, simulate(env, x0, controller, t0), start, iterations)
-            state = jax.lax.while_loop(lambda s: _running(s, iterations), lambda s: improve(s, t0), state)
-            return _solution(state, regularise), state.trace
+        guess = begin(x0, warm)
+        guess = guess if mu is None else guess._replace(mu=jnp.asarray(mu, x0.dtype))
+        return from_guess(x0, guess, jnp.asarray(t0, jnp.int32))
 
-    return ILQR(T, schedule[0], solve)
+    def plan(
+        key: Array, x0: Float[Array, " nx"], guess: Guess, t0: Int[Array, ""] | int = 0
+    ) -> tuple[Solution, Guess]:
+        solution, _ = from_guess(x0, guess, jnp.asarray(t0, jnp.int32))
+        return solution, Guess(solution.controller, solution.trajectory.xs[-1], solution.mu)
+
+    return Planner(T, begin, plan, _shift_guess, solve)
+
+
+def shift(plan: LinearGaussian, x_last: Float[Array, " nx"]) -> LinearGaussian:
+    """The plan one control step later: the last control is repeated, around `x_last`, without feedback."""
+    later = jax.tree.map(lambda rows: jnp.concatenate([rows[1:], rows[-1:]]), plan)
+    return later._replace(xs=later.xs.at[-1].set(x_last), K=later.K.at[-1].set(0))
+
+
+def _shift_guess(guess: Guess) -> Guess:
+    return guess._replace(plan=shift(guess.plan, guess.x_last))
 
 
 def _check_settings(tolerance: float, regularise: str, schedule: Sequence[float], hessian: str) -> None:

@@ -2,27 +2,20 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
-from gps.rollout import clip_control, open_loop
-from gps.types import Action, Env, Gaussian, LinearGaussian, Status, Teacher
-from teachers.ilqr import ILQR, Solution, SolveStatus, ilqr
+from gps.rollout import clip_control
+from gps.types import Action, Env, Gaussian, Status, Teacher
+from teachers.ilqr import ilqr
+from teachers.planner import Planner, Solution, SolveStatus
 
-__all__ = ["MPCState", "mpc", "shift"]
+__all__ = ["mpc"]
 
 REPLANNER = functools.partial(ilqr, grid=(0.5, 0.2, 0.05))
 """Few step sizes: what is not found now is found at the next control step."""
-
-
-class MPCState(NamedTuple):
-    """What the next replan starts from: the plan, already shifted to its control step, and its μ."""
-
-    plan: LinearGaussian
-    mu: Float[Array, ""]
 
 
 def mpc(
@@ -32,19 +25,19 @@ def mpc(
     *,
     initial_iterations: int = 50,
     start: Float[Array, " nu"] | None = None,
-    planner: Callable[..., ILQR] = REPLANNER,
+    planner: Callable[..., Planner] = REPLANNER,
 ) -> Teacher:
-    """The teacher that runs `iterations` of iLQR on `env.planning` (or `env`) at every control step.
+    """The teacher that plans on `env.planning` (or `env`) at every control step, from its shifted last plan.
 
-    The last plan, shifted by a step, is rolled out *with its feedback* from the state that really
+    iLQR's last plan, shifted by a step, is rolled out *with its feedback* from the state that really
     occurred (Tassa, Erez & Todorov 2012, section IV); shifting the controls alone makes the labels of
-    states off the plan worthless. A replan of one iteration costs that rollout, one linearisation per
+    states off the plan worthless. Its replan of one iteration costs that rollout, one linearisation per
     knot, a backward pass and one rollout of the line search. Under `vmap` its grid runs for the whole
     batch whenever one member rejects its full step: that is why `REPLANNER`'s grid is short.
 
-    The action's mean is the plan's first control, its covariance Quu⁻¹; Quu and q belong to the state acted
-    in. Its status is zero or a `SolveStatus`, NOT_PD or DIVERGED; its numbers are finite either way. A plan
-    that diverged is dropped for `start`.
+    The action's mean is the plan's first control, its covariance Quu⁻¹, of a planner that samples that of its
+    samples; Quu and q belong to the state acted in. Its status is zero or a `SolveStatus`, NOT_PD or
+    DIVERGED; its numbers are finite either way. A plan that diverged is dropped for `start`.
 
     Args:
         env: the task, bound to its context.
@@ -73,33 +66,23 @@ def mpc(
     first = planner(model, horizon=horizon, iterations=max(1, initial_iterations))
     T = replan.horizon
 
-    def blank(x0: Array) -> LinearGaussian:
+    def blank(x0: Array) -> PyTree:
         u = jnp.zeros(env.nu, x0.dtype) if start is None else jnp.asarray(start, x0.dtype)
-        return open_loop(
-            model, jnp.nan_to_num(x0), jnp.broadcast_to(clip_control(u, model.limits)[None], (T, env.nu))
-        )
+        us = jnp.broadcast_to(clip_control(u, model.limits)[None], (T, env.nu))
+        return replan.begin(jnp.nan_to_num(x0), us)
 
-    def init(key: Array, x0: Float[Array, " nx"]) -> MPCState:
-        plan = blank(x0)
+    def init(key: Array, x0: Float[Array, " nx"]) -> PyTree:
+        fresh = blank(x0)
         if initial_iterations == 0:
-            return MPCState(plan, jnp.asarray(replan.mu, x0.dtype))
-        solution, _ = first.solve(x0, plan)
-        return _carry(solution, solution.controller, plan, replan.mu)
+            return fresh
+        solution, guess = first.improve(key, x0, fresh)
+        return _usable(solution, guess, fresh)
 
-    def act(
-        key: Array, state: MPCState, x: Float[Array, " nx"], t: Int[Array, ""]
-    ) -> tuple[Action, MPCState]:
-        solution, _ = replan.solve(x, state.plan, t, state.mu)
-        later = shift(solution.controller, solution.trajectory.xs[-1])
-        return _action(solution), _carry(solution, later, blank(x), replan.mu)
+    def act(key: Array, state: PyTree, x: Float[Array, " nx"], t: Int[Array, ""]) -> tuple[Action, PyTree]:
+        solution, guess = replan.improve(key, x, state, t)
+        return _action(solution), _usable(solution, replan.shift(guess), blank(x))
 
     return Teacher(init, act)
-
-
-def shift(plan: LinearGaussian, x_last: Float[Array, " nx"]) -> LinearGaussian:
-    """The plan one control step later: the last control is repeated, around `x_last`, without feedback."""
-    later = jax.tree.map(lambda rows: jnp.concatenate([rows[1:], rows[-1:]]), plan)
-    return later._replace(xs=later.xs.at[-1].set(x_last), K=later.K.at[-1].set(0))
 
 
 def _action(solution: Solution) -> Action:
@@ -118,9 +101,8 @@ def _action(solution: Solution) -> Action:
     return Action(Gaussian(mean, cov), Quu, q, status.astype(jnp.int32))
 
 
-def _carry(solution: Solution, plan: LinearGaussian, blank: LinearGaussian, mu: float) -> MPCState:
-    """`plan`, or a fresh start where the solve diverged or met numbers that are not finite."""
-    finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(plan)])
-    usable = jnp.all(finite) & (solution.trajectory.status == Status.OK) & jnp.isfinite(solution.mu)
-    kept = jax.tree.map(lambda new, old: jnp.where(usable, new, old), plan, blank)
-    return MPCState(kept, jnp.where(usable, solution.mu, jnp.asarray(mu, solution.mu.dtype)))
+def _usable(solution: Solution, guess: PyTree, blank: PyTree) -> PyTree:
+    """`guess`, or a fresh start where the solve diverged or met numbers that are not finite."""
+    finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(guess)])
+    usable = jnp.all(finite) & (solution.trajectory.status == Status.OK)
+    return jax.tree.map(lambda new, old: jnp.where(usable, new, old), guess, blank)

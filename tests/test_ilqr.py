@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from gps.plant import plant
-from teachers.ilqr import SolveStatus, ilqr
+from teachers.ilqr import ilqr
+from teachers.planner import SolveStatus
 
 
 @cache

@@ -8,7 +8,8 @@ import pytest
 
 from envs.mjcf import from_mjcf, load_model, sensor_slices
 from gps.types import Status
-from teachers.ilqr import SolveStatus, ilqr
+from teachers.ilqr import ilqr
+from teachers.planner import SolveStatus
 
 CRANE = """<mujoco model="crane">
   <option timestep=".02" integrator="implicitfast"/>

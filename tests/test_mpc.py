@@ -9,8 +9,9 @@ import pytest
 from gps.plant import plant
 from gps.rollout import open_loop
 from gps.types import LinearGaussian
-from teachers.ilqr import SolveStatus, ilqr
-from teachers.mpc import MPCState, mpc, shift
+from teachers.ilqr import Guess, ilqr, shift
+from teachers.mpc import mpc
+from teachers.planner import SolveStatus
 
 ENV, X0, _ = known_answers.crocoddyl_cartpole()
 KEY = jax.random.key(0)
@@ -51,7 +52,7 @@ def test_replanning_starts_from_the_shifted_plan():
     teacher = mpc(ENV, horizon=30)
     x0 = jnp.asarray(X0)
     _, state = jax.jit(teacher.act)(
-        KEY, MPCState(open_loop(ENV, x0, jnp.zeros((30, 1))), jnp.asarray(0.0)), x0, 0
+        KEY, Guess(open_loop(ENV, x0, jnp.zeros((30, 1))), x0, jnp.asarray(0.0)), x0, 0
     )
     solution, _ = jax.jit(ilqr(ENV, 30, 1).solve)(x0, jnp.zeros((30, 1)), 0, 0.0)
     np.testing.assert_allclose(state.plan.K[:-1], solution.controller.K[1:], rtol=1e-9)

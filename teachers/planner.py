@@ -1,13 +1,14 @@
-"""What a trajectory optimiser returns: the plan, the local model around it, how it ended and its trace."""
+"""What planners have in common: how they are called, and what comes back."""
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from gps.types import LinearGaussian, Trajectory
 
-__all__ = ["Solution", "SolveStatus", "Trace"]
+__all__ = ["Planner", "Solution", "SolveStatus", "Trace"]
 
 
 class SolveStatus(IntEnum):
@@ -21,26 +22,28 @@ class SolveStatus(IntEnum):
     NOT_PD = 3
     """Quu was not positive definite at the largest regularisation."""
     DIVERGED = 4
-    """The warm start itself diverged in simulation."""
+    """The warm start itself diverged in simulation, or all that was sampled."""
     RUNNING = 5
     """Never returned by a solve; in a trace: this iteration was not the last."""
 
 
 class Solution(NamedTuple):
-    """A locally optimal plan and the local model around it."""
+    """A plan, and the local model around it."""
 
     trajectory: Trajectory
     controller: LinearGaussian
-    """Around `trajectory`, with Σ = Quu⁻¹."""
+    """Around `trajectory`. iLQR: with its feedback, Σ = Quu⁻¹. Planners that sample: no feedback, Σ that of
+    what was last sampled."""
     Quu: Float[Array, "T nu nu"]
     """Unregularised, like q: of the last expansion, made before the last accepted step.
-    Zero where it overflowed."""
+    Zero where it overflowed. Σ⁻¹ for planners that sample."""
     q: Float[Array, "T nu"]
     """Q(u) = ½ uᵀQuu u + qᵀu in absolute controls, at the nominal state."""
     definite: Bool[Array, " T"]
     """Quu is positive definite; elsewhere Σ comes from the regularised one."""
     cost: Float[Array, ""]
     mu: Float[Array, ""]
+    """Regularisation at the end; 0 where there is none."""
     iterations: Int[Array, ""]
     status: Int[Array, ""]
     """A `SolveStatus`."""
@@ -61,3 +64,22 @@ class Trace(NamedTuple):
     gradient: Float[Array, " iterations"]
     """mean over t of max |k| / (|u| + 1), Tassa's measure of convergence."""
     status: Int[Array, " iterations"]
+
+
+class Planner(NamedTuple):
+    """Looks ahead from a state; `teachers.mpc` makes a teacher of any.
+
+    Made by a factory (env, horizon, iterations, …): `ilqr`, `mppi`, `cem`, …. What a planner carries from one
+    call to the next is its guess, a pytree of its own.
+    """
+
+    horizon: int
+    begin: Callable[..., PyTree]
+    """(x0, warm) → guess; `warm` is controls [T, nu], or a `LinearGaussian`."""
+    improve: Callable[..., tuple[Solution, PyTree]]
+    """(key, x0, guess, t0=0) → (Solution, guess); `t0` is the control step at which the plan starts. Planners
+    without chance in them do not read the key."""
+    shift: Callable[[PyTree], PyTree]
+    """guess → guess, one control step later."""
+    solve: Callable[..., tuple[Solution, PyTree]]
+    """(x0, warm, t0=0, …) → (Solution, what happened in each iteration): a solve from nothing but `warm`."""

@@ -1,0 +1,146 @@
+"""Gymnasium's MuJoCo tasks as an `Env`: their model and frame skip, their reward, their observations.
+
+    env = from_gymnasium("HalfCheetah-v5")
+
+Planners get a cost of their own and, where that pays, a coarser model of the same robot (`Env.planning`);
+both are said in `envs.gymnasium_tasks`.
+"""
+
+import copy
+import difflib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jaxtyping import Array, Float
+
+from envs.gymnasium_tasks import TASKS, GymTask
+from envs.mjcf import Task, from_engine
+from envs.mujoco import Engine, engine
+from gps.types import Env
+
+if TYPE_CHECKING:
+    import gymnasium
+
+__all__ = ["from_gymnasium", "state_of"]
+
+
+def from_gymnasium(task: "str | gymnasium.Env", coarse: int | None = None, **options: Any) -> Env:
+    """The task as an `Env`; x is (qpos, qvel).
+
+    `reward(x, u, x')` is gymnasium's own, of a step that begins in x. Derived quantities that gymnasium reads
+    after a step (positions of bodies, contact forces) are those that it reads, which the last stage of the
+    integrator left: the step is made again to have them, outside the jitted program. Ant and Humanoid also
+    read such positions *before* a step, where the last step left them; here they are those of x.
+
+    Args:
+        task: an id such as "HalfCheetah-v5", or a made environment.
+        coarse: implicitfast steps per control step of the planning model; 0: plan on the model itself.
+            By default what `TASKS` says.
+        options: of `gymnasium.make`.
+
+    Raises:
+        ImportError: gymnasium is not installed.
+        ValueError: a task that is not one of `TASKS`.
+    """
+    wrapped = _made(task, options)
+    name, spec = _spec(wrapped)
+    made: Any = wrapped.unwrapped
+    sim = engine(_with_sensors(made, spec), substeps=made.frame_skip)
+    dt, length = float(made.dt), wrapped.spec.max_episode_steps or 1000
+    steps = spec.coarse if coarse is None else coarse
+    cost, final_cost = spec.costs(dt)
+    reward = _reward(made, spec, dt)
+    qpos, qvel = np.array(made.init_qpos), np.array(made.init_qvel)
+
+    def of(sim: Engine, planning: Env | None) -> Env:
+        task = Task(
+            cost=cost,
+            final_cost=final_cost,
+            init=lambda key: spec.start(key, jnp.asarray(qpos), jnp.asarray(qvel)),
+            observe=lambda x, y: spec.observe(x),
+            failed=lambda x, y: spec.failed(x),
+            reward=reward,
+            planning=planning,
+        )
+        return from_engine(sim, lambda context: task, horizon=length, name=name)
+
+    return of(sim, of(_coarser(sim, steps, dt), None) if steps else None)
+
+
+def state_of(env: "gymnasium.Env") -> Float[np.ndarray, " nx"]:
+    """The state (qpos, qvel) of a gymnasium environment as it stands now."""
+    made: Any = env.unwrapped
+    data = made.data
+    return np.concatenate([data.qpos, data.qvel])
+
+
+# ------------------------------------------------------------------------------------- internals
+
+
+def _made(task: "str | gymnasium.Env", options: dict[str, Any]) -> Any:
+    try:
+        import gymnasium
+    except ImportError as error:
+        raise ImportError("gymnasium is not installed: pip install 'guided-policy-search[gym]'") from error
+    return gymnasium.make(task, **options) if isinstance(task, str) else task
+
+
+def _spec(made: Any) -> tuple[str, GymTask]:
+    name = made.spec.id if made.spec else type(made).__name__
+    kind = name.split("-")[0]
+    if kind not in TASKS or not name.endswith("-v5"):
+        close = difflib.get_close_matches(kind, TASKS, 1)
+        hint = f"did you mean {close[0]}-v5? " if close else ""
+        raise ValueError(
+            f"no task {name!r} here: {hint}known are {', '.join(f'{kind}-v5' for kind in TASKS)}; for "
+            "another use envs.from_mjcf(env.unwrapped.model, cost=…, substeps=env.unwrapped.frame_skip)"
+        )
+    return name, TASKS[kind]
+
+
+def _with_sensors(made: Any, spec: GymTask) -> mujoco.MjModel:
+    """The task's model with the sensors of its planning cost."""
+    if not spec.sensors:
+        return made.model
+    source = mujoco.MjSpec.from_file(made.fullpath)
+    for kind, of, name in spec.sensors:
+        source.add_sensor(type=kind, objtype=of, objname=name)
+    return source.compile()
+
+
+def _coarser(sim: Engine, steps: int, dt: float) -> Engine:
+    """`steps` implicitfast steps per control step, by Newton's method."""
+    model = copy.copy(sim.model)
+    model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+    model.opt.timestep = dt / steps
+    return engine(model, substeps=steps)
+
+
+def _reward(made: Any, spec: GymTask, dt: float) -> Callable[..., Array]:
+    """(x, u, x') → reward."""
+    if spec.reads is None:
+        none = jnp.zeros(0)
+        return lambda x, u, x_next: spec.reward(x, u, x_next, dt, none, none)
+    model, reads, nq, skip = copy.copy(made.model), spec.reads, spec.nq, made.frame_skip
+    size = reads(model, mujoco.MjData(model)).size
+
+    def look(x: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        data = mujoco.MjData(model)
+        data.qpos[:], data.qvel[:], data.ctrl[:] = x[:nq], x[nq:], u
+        mujoco.mj_forward(model, data)
+        before = reads(model, data)
+        mujoco.mj_step(model, data, nstep=skip)
+        mujoco.mj_rnePostConstraint(model, data)
+        return before.astype(x.dtype), reads(model, data).astype(x.dtype)
+
+    def reward(x: Array, u: Array, x_next: Array) -> Array:
+        shape = jax.ShapeDtypeStruct((size,), x.dtype)
+        before, after = jax.pure_callback(look, (shape, shape), x, u, vmap_method="sequential")
+        return spec.reward(x, u, x_next, dt, before, after)
+
+    return reward

@@ -1,0 +1,277 @@
+"""Planners that sample: propose controls around a mean plan, roll all of them out, weigh them by their cost.
+
+    mean plan ──▶ samples ──▶ rollouts ──▶ weights ──▶ the samples' weighted mean ──▶ …
+
+Every method is a `Strategy`: how samples are drawn and how they are weighed. The mean plan is always one of
+the samples, so that none is worse than the last.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from gps.rollout import clip_control, open_loop
+from gps.types import Env, Limits, LinearGaussian, Trajectory
+from teachers.line_search import simulate, total
+from teachers.noise import Noise
+from teachers.planner import Planner, Solution, SolveStatus
+
+__all__ = [
+    "Guess",
+    "Returns",
+    "SampleTrace",
+    "Samples",
+    "Strategy",
+    "check_std",
+    "fixed_noise",
+    "sampled",
+    "shaped",
+    "unit_of",
+]
+
+Returns = Literal["best", "mean"]
+
+
+class Guess(NamedTuple):
+    """What the next plan starts from."""
+
+    us: Float[Array, "T nu"]
+    """The mean of what is sampled first."""
+    elites: Float[Array, "keep T nu"]
+    """The best samples of the last iteration."""
+
+
+class Samples(NamedTuple):
+    """What was tried in one iteration: the mean plan, the elites kept, then fresh ones."""
+
+    us: Float[Array, "S T nu"]
+    """Inside the limits."""
+    code: PyTree
+    """[S, …] what the strategy drew each from; zero for those that it did not draw."""
+    costs: Float[Array, " S"]
+    """Infinite where the simulation failed or the cost is not a number."""
+
+
+class Strategy(NamedTuple):
+    """What tells one method from another. Its memory lasts for one plan.
+
+    Deviations are in units of half the controls' range.
+    """
+
+    begin: Callable[[jnp.dtype], PyTree]
+    """dtype → memory."""
+    draw: Callable[[Key[Array, ""], PyTree, int], tuple[Float[Array, "n T nu"], PyTree]]
+    """(key, memory, n) → (deviations from the mean plan, what they were drawn from [n, …])."""
+    weigh: Callable[[PyTree, Samples], tuple[Float[Array, " S"], PyTree]]
+    """(memory, samples) → (weights with the sum 1, memory). Some cost is finite."""
+    std: Callable[[PyTree], Float[Array, "T nu"]]
+    """memory → standard deviation of what it draws."""
+
+
+class SampleTrace(NamedTuple):
+    """One row per iteration."""
+
+    cost: Float[Array, " iterations"]
+    """Of the best sample."""
+    mean: Float[Array, " iterations"]
+    """Of the mean plan that the iteration began with."""
+    lost: Int[Array, " iterations"]
+    """Samples whose simulation failed."""
+
+
+def sampled(
+    env: Env,
+    make_strategy: Callable[[int, int], Strategy],
+    horizon: int | None,
+    iterations: int,
+    samples: int,
+    *,
+    keep: int = 0,
+    scale: Float[np.ndarray, " nu"] | None = None,
+    returns: Returns = "best",
+) -> Planner:
+    """The planner of a strategy.
+
+    Args:
+        env: the task.
+        make_strategy: (T, nu) → strategy.
+        horizon: control steps, `env.horizon` unless given.
+        iterations: of sampling in each plan.
+        samples: rollouts in each iteration.
+        keep: how many of the best samples are tried again in the next iteration and, shifted, in the next
+            plan.
+        scale: the unit of deviations, by default half the range of each control.
+        returns: the best sample of all, which the next plan then starts from, or the mean plan (one more
+            rollout).
+
+    Raises:
+        ValueError: settings that cannot work, or a control without limits and no `scale`.
+    """
+    T = env.horizon if horizon is None else horizon
+    fresh = samples - 1 - keep
+    if T < 1 or iterations < 1:
+        raise ValueError(f"a planner needs horizon >= 1 and iterations >= 1, came {T} and {iterations}")
+    if keep < 0 or fresh < 1:
+        raise ValueError(
+            f"of {samples} samples one is the mean plan and {keep} are kept: at least one must be new, raise "
+            "`samples`"
+        )
+    if returns not in get_args(Returns):
+        raise ValueError(f"returns must be one of {', '.join(get_args(Returns))}, came {returns!r}")
+    unit = unit_of(env, scale)
+    strategy = make_strategy(T, env.nu)
+
+    def begin(x0: Float[Array, " nx"], warm: LinearGaussian | Float[Array, "T nu"]) -> Guess:
+        us = warm.us if isinstance(warm, LinearGaussian) else jnp.asarray(warm, x0.dtype)
+        if us.shape != (T, env.nu):
+            raise ValueError(f"warm start must be [T, nu] = {(T, env.nu)}, came {us.shape}")
+        us = _clip(env, us)
+        return Guess(us, jnp.broadcast_to(us[None], (keep, *us.shape)))
+
+    def run(x0: Array, us: Float[Array, "T nu"], t0: Array) -> Trajectory:
+        return simulate(env, x0, open_loop(env, x0, us), t0)
+
+    def turn(
+        x0: Array, t0: Array, carry: tuple[Guess, PyTree], key: Array
+    ) -> tuple[tuple[Guess, PyTree], tuple[Trajectory, Array, SampleTrace]]:
+        guess, memory = carry
+        deviations, code = strategy.draw(key, memory, fresh)
+        new = _clip(env, guess.us[None] + deviations * unit.astype(x0.dtype)[None, None])
+        tried = jnp.concatenate([guess.us[None], guess.elites, new])
+        code = jax.tree.map(
+            lambda leaf: jnp.concatenate([jnp.zeros((1 + keep, *leaf.shape[1:]), leaf.dtype), leaf]), code
+        )
+        paths = jax.vmap(run, (None, 0, None))(x0, tried, t0)
+        costs = jax.vmap(total)(paths)
+        weights, learned = strategy.weigh(memory, Samples(tried, code, costs))
+        some = jnp.any(jnp.isfinite(costs))  # else the strategy is not asked
+        memory = jax.tree.map(lambda new, old: jnp.where(some, new, old), learned, memory)
+        us = jnp.where(some, jnp.tensordot(weights, tried, axes=1), guess.us)
+        order = jnp.argsort(costs)
+        elites = jnp.where(some, tried[order[:keep]], guess.elites)
+        best = jax.tree.map(lambda leaf: leaf[order[0]], paths)
+        row = SampleTrace(costs[order[0]], costs[0], jnp.sum(~jnp.isfinite(costs)))
+        return (Guess(us, elites), memory), (best, costs[order[0]], row)
+
+    def improve_traced(
+        key: Key[Array, ""], x0: Float[Array, " nx"], guess: Guess, t0: Int[Array, ""] | int = 0
+    ) -> tuple[Solution, Guess, SampleTrace]:
+        t0 = jnp.asarray(t0, jnp.int32)
+        start = (guess, strategy.begin(x0.dtype))
+        (guess, memory), (paths, costs, trace) = jax.lax.scan(
+            lambda carry, key: turn(x0, t0, carry, key), start, jax.random.split(key, iterations)
+        )
+        if returns == "mean":
+            path = run(x0, guess.us, t0)
+            cost = total(path)
+        else:
+            best = jnp.argmin(costs)
+            path, cost = jax.tree.map(lambda leaf: leaf[best], paths), costs[best]
+            guess = guess._replace(us=jnp.where(jnp.isfinite(cost), path.us, guess.us))
+        std = strategy.std(memory) * unit.astype(x0.dtype)[None]
+        return _solution(env, path, cost, std, iterations), guess, trace
+
+    def improve(
+        key: Key[Array, ""], x0: Float[Array, " nx"], guess: Guess, t0: Int[Array, ""] | int = 0
+    ) -> tuple[Solution, Guess]:
+        return improve_traced(key, x0, guess, t0)[:2]
+
+    def solve(
+        x0: Float[Array, " nx"],
+        warm: LinearGaussian | Float[Array, "T nu"],
+        t0: Int[Array, ""] | int = 0,
+        key: Key[Array, ""] | None = None,
+    ) -> tuple[Solution, SampleTrace]:
+        key = jax.random.key(0) if key is None else key
+        solution, _, trace = improve_traced(key, x0, begin(x0, warm), t0)
+        return solution, trace
+
+    return Planner(T, begin, improve, _shift, solve)
+
+
+def fixed_noise(T: int, nu: int, std: float, noise: Noise) -> Strategy:
+    """Draws noise that stays the same, without a `weigh` of its own: all samples count alike."""
+    basis = noise(T)
+
+    def draw(key: Array, memory: PyTree, n: int) -> tuple[Array, PyTree]:
+        return memory[None] * shaped(key, basis, n, nu, memory.dtype), ()
+
+    def weigh(memory: PyTree, samples: Samples) -> tuple[Array, PyTree]:
+        return jnp.full_like(samples.costs, 1 / samples.costs.shape[0]), memory
+
+    return Strategy(lambda dtype: jnp.full((T, nu), std, dtype), draw, weigh, lambda memory: memory)
+
+
+def shaped(
+    key: Key[Array, ""], basis: Float[np.ndarray, "T m"], n: int, nu: int, dtype: jnp.dtype
+) -> Float[Array, "n T nu"]:
+    """Noise of variance 1 with the shape of `basis`."""
+    draws = jax.random.normal(key, (n, basis.shape[1], nu), dtype)
+    return jnp.einsum("tm,nmu->ntu", jnp.asarray(basis, dtype), draws)
+
+
+def check_std(std: float, name: str = "std") -> None:
+    """Raise ValueError unless it is a standard deviation."""
+    if not 0 < std < math.inf:
+        raise ValueError(f"{name} must be positive and finite, in half ranges of the controls, came {std}")
+
+
+# ------------------------------------------------------------------------------------- internals
+
+
+def _clip(env: Env, us: Float[Array, "... nu"]) -> Float[Array, "... nu"]:
+    shape = (1,) * (us.ndim - 1) + (env.nu,)
+    return clip_control(us, Limits(*(jnp.reshape(jnp.asarray(side), shape) for side in env.limits)))
+
+
+def unit_of(env: Env, scale: np.ndarray | None) -> Float[np.ndarray, " nu"]:
+    """What a deviation of 1 is."""
+    if scale is not None:
+        unit = np.broadcast_to(np.asarray(scale, float), (env.nu,))
+        if not np.all((unit > 0) & np.isfinite(unit)):
+            raise ValueError(f"scale must be positive and finite for each of {env.nu} controls, came {scale}")
+        return unit
+    low, high = (np.broadcast_to(np.asarray(side, float), (env.nu,)) for side in env.limits)
+    unit = (high - low) / 2
+    open_ended = np.flatnonzero(~np.isfinite(unit))
+    if open_ended.size:
+        raise ValueError(
+            f"controls {open_ended.tolist()} of {env.name} have no limits, from which sampling would take "
+            "its unit: pass scale=[…], the size of a deviation of 1 of each, or give the task limits"
+        )
+    return unit
+
+
+def _shift(guess: Guess) -> Guess:
+    """One control step later; the last control is repeated."""
+
+    def later(us: Array) -> Array:
+        return jnp.concatenate([us[..., 1:, :], us[..., -1:, :]], axis=-2)
+
+    return Guess(later(guess.us), later(guess.elites))
+
+
+def _solution(
+    env: Env, path: Trajectory, cost: Array, std: Float[Array, "T nu"], iterations: int
+) -> Solution:
+    T, nu = path.us.shape
+    cov = jax.vmap(jnp.diag)(std**2)
+    Quu = jax.vmap(jnp.diag)(1 / std**2)
+    K = jnp.zeros((T, nu, env.ndx), path.us.dtype)
+    status = jnp.where(jnp.isfinite(cost), SolveStatus.MAX_ITERATIONS, SolveStatus.DIVERGED)
+    return Solution(
+        trajectory=path,
+        controller=LinearGaussian(path.xs[:-1], path.us, K, cov),
+        Quu=Quu,
+        q=-jnp.einsum("tij,tj->ti", Quu, path.us),
+        definite=jnp.ones(T, bool),
+        cost=cost,
+        mu=jnp.zeros((), path.us.dtype),
+        iterations=jnp.int32(iterations),
+        status=status.astype(jnp.int32),
+    )

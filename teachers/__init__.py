@@ -13,6 +13,7 @@
 from teachers.best_of import best_of
 from teachers.cem import cem
 from teachers.cma_es import cma_es
+from teachers.constrained import Constraints, constrained
 from teachers.dial import dial
 from teachers.ilqr import ilqr
 from teachers.ilqs import ilqs
@@ -25,9 +26,11 @@ from teachers.pi2 import local_pi2
 from teachers.pilqr import local_pilqr
 from teachers.planner import Planner, Solution, SolveStatus, Trace
 from teachers.predictive_sampling import predictive_sampling
+from teachers.shooting import multiple_shooting
 from teachers.tilt import temper, tilt
 
 __all__ = [
+    "Constraints",
     "KLSolution",
     "KLStatus",
     "Planner",
@@ -38,6 +41,7 @@ __all__ = [
     "cem",
     "cma_es",
     "coloured",
+    "constrained",
     "dial",
     "ilqr",
     "ilqs",
@@ -47,6 +51,7 @@ __all__ = [
     "local_pilqr",
     "mpc",
     "mppi",
+    "multiple_shooting",
     "predictive_sampling",
     "spline",
     "temper",

@@ -6,7 +6,6 @@ step in a rollout of its own, and rolls out the grid of smaller steps only where
 (`teachers.line_search`).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, get_args
 
@@ -22,6 +21,7 @@ from gps.types import Env, Limits, LinearDynamics, LinearGaussian, QuadraticCost
 from teachers.line_search import Search, line_search, simulate, total, try_steps
 from teachers.lqr import BackwardPass, Regularise, backward, control_covariance
 from teachers.planner import Planner, Solution, SolveStatus, Trace
+from teachers.schedule import SCHEDULE, Schedule, check_schedule, definite_backward, lower_mu, raise_mu
 
 __all__ = ["Guess", "ilqr", "shift"]
 
@@ -60,7 +60,7 @@ def ilqr(
     *,
     tolerance: float = 1e-7,
     regularise: Regularise = "control",
-    schedule: tuple[float, float, float, float] = (1e-6, 1e-6, 1e10, 1.6),
+    schedule: Schedule = SCHEDULE,
     grid: Sequence[float] = GRID,
     enough: float = 1e-4,
     hessian: Hessian = "auto",
@@ -100,7 +100,8 @@ def ilqr(
     def attempt(state: _State, model: tuple[LinearDynamics, QuadraticCost], t0: Array) -> _State:
         """One iteration: backward pass at the first workable μ, then the line search."""
         sweep = lambda mu: backward(*model, mu, limits=limits, regularise=regularise, curvature=curvature)  # noqa: E731
-        state, back = _definite_backward(sweep, state, schedule)
+        mu, growth, back = definite_backward(sweep, state.mu, state.growth, state.back, schedule)
+        state = state._replace(mu=mu, growth=growth)
         promised = -(back.linear + 0.5 * back.quadratic)
         floor = _floor(tolerance, state.cost)
         settled = (promised <= floor) & (state.mu <= 1e3 * schedule[1])
@@ -158,49 +159,13 @@ def _shift_guess(guess: Guess) -> Guess:
     return guess._replace(plan=shift(guess.plan, guess.x_last))
 
 
-def _check_settings(tolerance: float, regularise: str, schedule: Sequence[float], hessian: str) -> None:
+def _check_settings(tolerance: float, regularise: str, schedule: Schedule, hessian: str) -> None:
     for name, value, kind in (("regularise", regularise, Regularise), ("hessian", hessian, Hessian)):
         if value not in get_args(kind):
             raise ValueError(f"{name} must be one of {', '.join(get_args(kind))}, came {value!r}")
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be at least 0, came {tolerance}")
-    sane = len(schedule) == 4 and 0 <= schedule[0] < math.inf and 0 < schedule[1] < schedule[2] < math.inf
-    if not sane or not 1 < schedule[3] < math.inf:
-        raise ValueError(
-            "schedule is (start, smallest, largest, factor) with start >= 0, 0 < smallest < largest and "
-            f"factor > 1, came {tuple(schedule)}"
-        )
-
-
-def _definite_backward(
-    sweep: Callable[[Array], BackwardPass], state: _State, schedule: tuple[float, float, float, float]
-) -> tuple[_State, BackwardPass]:
-    """Raise μ until the backward pass goes through, or μ is at its largest."""
-
-    def again(carry: tuple) -> tuple:
-        mu, growth, _, first = carry
-        up = _raise(mu, growth, schedule)
-        mu, growth = jnp.where(first, mu, up[0]), jnp.where(first, growth, up[1])
-        return mu, growth, sweep(mu), jnp.asarray(False)
-
-    def failing(carry: tuple) -> Array:
-        return carry[3] | (~carry[2].ok & (carry[0] < schedule[2]))
-
-    start = (state.mu, state.growth, state.back, jnp.asarray(True))
-    mu, growth, back, _ = jax.lax.while_loop(failing, again, start)
-    return state._replace(mu=mu, growth=growth), back
-
-
-def _raise(mu: Array, growth: Array, schedule: tuple[float, float, float, float]) -> tuple[Array, Array]:
-    _, low, high, factor = schedule
-    growth = jnp.maximum(growth * factor, factor)
-    return jnp.clip(mu * growth, low, high), growth
-
-
-def _lower(mu: Array, growth: Array, schedule: tuple[float, float, float, float]) -> tuple[Array, Array]:
-    _, low, _, factor = schedule
-    growth = jnp.minimum(growth / factor, 1 / factor)
-    return jnp.where(mu * growth >= low, mu * growth, 0), growth
+    check_schedule(schedule)
 
 
 def _floor(tolerance: float, cost: Array) -> Array:
@@ -213,7 +178,7 @@ def _running(state: _State, iterations: int) -> Array:
 
 
 def _ending(
-    state: _State, tried: Search, definite: Array, settled: Array, floor: Array, schedule: tuple
+    state: _State, tried: Search, definite: Array, settled: Array, floor: Array, schedule: Schedule
 ) -> Int[Array, ""]:
     """The status after an iteration."""
     small = tried.accepted & (state.cost - tried.cost <= floor) & (state.mu <= 1e3 * schedule[1])
@@ -230,7 +195,7 @@ def _ending(
 
 
 def _record(
-    state: _State, tried: Search, back: BackwardPass, nominal: Array, status: Array, schedule: tuple
+    state: _State, tried: Search, back: BackwardPass, nominal: Array, status: Array, schedule: Schedule
 ) -> _State:
     """The state after an iteration, and its row in the trace."""
     alpha = jnp.where(tried.accepted, tried.alpha, 1)
@@ -244,7 +209,7 @@ def _record(
         status=status,
     )
     trace = jax.tree.map(lambda rows, value: rows.at[state.iteration].set(value), state.trace, row)
-    up, down = _raise(state.mu, state.growth, schedule), _lower(state.mu, state.growth, schedule)
+    up, down = raise_mu(state.mu, state.growth, schedule), lower_mu(state.mu, state.growth, schedule)
     trusted = tried.accepted & (tried.alpha >= 0.5)
     mu, growth = (jnp.where(trusted, a, b) for a, b in zip(down, up, strict=True))
     return _State(

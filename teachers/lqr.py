@@ -50,13 +50,16 @@ def backward(
     limits: Limits | None = None,
     regularise: Regularise = "control",
     curvature: Callable[..., Float[Array, "n n"]] | None = None,
+    gaps: Float[Array, "T ndx"] | None = None,
 ) -> BackwardPass:
     """Minimise the quadratic model backwards in time (Tassa, Erez & Todorov 2012; limits: Tassa 2014).
 
     `dynamics` has T knots of A and B, `cost` T+1 knots. With `limits`, k_t solves the box-QP
     low ≤ u + k ≤ high around the cost's nominal controls and clamped rows of K are zero. `mu`
     regularises the gains; values stay those of the unregularised model. `curvature` (v, x, u) →
-    vᵀf'' [ndx+nu, ndx+nu] adds the dynamics' second derivatives (DDP) at the knot (x, u).
+    vᵀf'' [ndx+nu, ndx+nu] adds the dynamics' second derivatives (DDP) at the knot (x, u). `gaps` are what
+    the dynamics add besides, δx' = A δx + B δu + gap (multiple shooting); `linear` and `quadratic` then say
+    nothing of the cost.
 
     Value and gradient share one augmented matrix, [V v; vᵀ ·] in coordinates (δx, 1).
     """
@@ -64,7 +67,7 @@ def backward(
     T = dynamics.B.shape[0]
     dtype = dynamics.B.dtype
     mu = jnp.asarray(mu, dtype)
-    F = augmented_dynamics(dynamics)
+    F = augmented_dynamics(dynamics, gaps)
     H = augmented_cost(cost)
     extra = _regularisation(dynamics, regularise)
     low, high = _box(cost.u[:T], limits)
@@ -123,11 +126,13 @@ def _gains(rows: Array, box: tuple[Array, Array] | None) -> tuple[Array, Array]:
     return jnp.concatenate([K, qp.x[:, None]], axis=1), qp.ok
 
 
-def augmented_dynamics(dynamics: LinearDynamics) -> Float[Array, "T n+1 n+1+m"]:
-    """[A 0 B; 0 1 0] per knot: the next (δx, 1) from (δx, 1, δu)."""
+def augmented_dynamics(
+    dynamics: LinearDynamics, gaps: Float[Array, "T n"] | None = None
+) -> Float[Array, "T n+1 n+1+m"]:
+    """[A gap B; 0 1 0] per knot: the next (δx, 1) from (δx, 1, δu)."""
     T, n, m = dynamics.B.shape
     zero, one = jnp.zeros((T, n, 1), dynamics.B.dtype), jnp.ones((T, 1, 1), dynamics.B.dtype)
-    top = jnp.concatenate([dynamics.A, zero, dynamics.B], axis=2)
+    top = jnp.concatenate([dynamics.A, zero if gaps is None else gaps[:, :, None], dynamics.B], axis=2)
     left, right = jnp.zeros_like(one, shape=(T, 1, n)), jnp.zeros_like(one, shape=(T, 1, m))
     bottom = jnp.concatenate([left, one, right], axis=2)
     return jnp.concatenate([top, bottom], axis=1)

@@ -30,6 +30,7 @@ SAMPLING = {
 SAMPLING = {name: functools.partial(make, samples=32, noise=NOISE) for name, make in SAMPLING.items()}
 PLANNERS = SAMPLING | {
     "ilqr": teachers.ilqr,
+    "multiple_shooting": teachers.multiple_shooting,
     "ilqs": functools.partial(teachers.ilqs, sampler=SAMPLING["predictive sampling"]),
     "best_of": functools.partial(teachers.best_of, planners=(teachers.ilqr, SAMPLING["cem"])),
 }

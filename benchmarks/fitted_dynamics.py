@@ -12,7 +12,6 @@ runs/fitted_dynamics and not measured again.
 import functools
 import hashlib
 import importlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
+from benchmarks import harness
 from benchmarks.harness import Row, main
 from envs.peg import INSERTED
 from gps.algorithms.defaults import local_teacher_factory
@@ -30,7 +30,6 @@ from gps.algorithms.phases import batched, explore, last_metrics, trial_of_local
 from gps.algorithms.step_rules import StepRule, Steps, first_steps
 from gps.algorithms.traj_opt import alone
 from gps.conditions import training_conditions
-from gps.run import versions
 from gps.types import Env, LocalTeacher, Trajectory
 from teachers.ilqr import ilqr
 
@@ -40,7 +39,7 @@ SAMPLES = 5
 """Rollouts per iteration, but where they are varied."""
 NEAR = 0.1
 NUMBERS = (2, 3, 5, 8, 12, 16, 20, 25, 30, 40)
-KEPT = Path("runs/fitted_dynamics")
+kept = functools.partial(harness.kept, Path(__file__))
 
 
 class Setting(NamedTuple):
@@ -187,18 +186,6 @@ def measure(
     said = [name, dynamics, samples, iterations, steps, {**module.LOCAL, **options}]
     rows = [kept([*said, seed], lambda seed=seed: one(seed)) for seed in seeds]
     return Measured(*(np.array([row[field] for row in rows]) for field in Measured._fields))
-
-
-def kept(said: list[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` returns, from its file if it was made before, by this code."""
-    said = [versions(), hashlib.sha256(Path(__file__).read_bytes()).hexdigest(), *said]
-    path = KEPT / f"{hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]}.json"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps({"of": said, **make()}))
-        scratch.replace(path)
-    return json.loads(path.read_text())
 
 
 def best_known(name: str, setting: Setting, found: Measured) -> Float[np.ndarray, " M"]:

@@ -14,6 +14,7 @@ A benchmark is a table of cases, functions `fast → rows`, handed to `main`:
 
 import argparse
 import difflib
+import hashlib
 import json
 import logging
 import math
@@ -34,9 +35,10 @@ from rich.table import Table
 
 from gps.run import versions
 
-__all__ = ["RESULTS", "Ratio", "Row", "Timing", "main", "median_time", "meets", "time_ratio"]
+__all__ = ["RESULTS", "Ratio", "Row", "Timing", "kept", "main", "median_time", "meets", "time_ratio"]
 
 RESULTS = Path(__file__).parent / "results"
+KEPT = Path("runs")
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": lambda value, bound: value <= bound,
@@ -76,6 +78,25 @@ def meets(value: float, target: str | None) -> bool | None:
     if match := re.fullmatch(rf"\s*({NUMBER})\s*\+-\s*({NUMBER})\s*", target):
         return abs(value - float(match[1])) <= float(match[2])
     raise ValueError(f"a target reads '<= 1.1', '>= 0.95', '< 2', '> 0' or '0.1 +- 0.01', got {target!r}")
+
+
+# ------------------------------------------------------------------------------------------- long work
+
+
+def kept(script: Path, said: Sequence[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` returns, from its file if this code has made it before; `said` is all that it depends on.
+
+    The files are in runs/ under the name of the `script`, whose own text counts as code.
+    """
+    said = [versions(), hashlib.sha256(script.read_bytes()).hexdigest(), *said]
+    name = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+    path = KEPT / script.stem / f"{name}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps({"of": said, **make()}))
+        scratch.replace(path)
+    return json.loads(path.read_text())
 
 
 # ------------------------------------------------------------------------------------------- timing

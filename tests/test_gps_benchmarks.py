@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import fitted_dynamics, gps_tables
+from benchmarks import gps_tables, harness
 from benchmarks.fitted_dynamics import kept, rollouts_to, thresholds
 from gps.run import versions
 
@@ -26,7 +26,7 @@ def test_rollouts_are_counted_up_to_the_first_iteration_that_is_near_enough():
 
 
 def test_what_was_measured_is_kept_for_the_code_that_measured_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(fitted_dynamics, "KEPT", tmp_path)
+    monkeypatch.setattr(harness, "KEPT", tmp_path)
     calls = []
 
     def make():
@@ -35,7 +35,7 @@ def test_what_was_measured_is_kept_for_the_code_that_measured_it(tmp_path, monke
 
     assert [kept(["task", 1], make)["costs"] for _ in range(2)] == [[1.0], [1.0]]
     assert kept(["task", 2], make)["costs"] == [2.0]
-    monkeypatch.setattr(fitted_dynamics, "versions", lambda: {"code": "another"})
+    monkeypatch.setattr(harness, "versions", lambda: {"code": "another"})
     assert kept(["task", 1], make)["costs"] == [3.0]
 
 

@@ -10,7 +10,6 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from toys import line
 
-import teachers
 from envs.as_gymnasium import as_gymnasium, as_gymnasium_vector
 from envs.gymnasium import from_gymnasium, state_of
 from envs.gymnasium_tasks import TASKS
@@ -89,21 +88,6 @@ def test_planning_models_are_coarser_and_near():
 def test_a_task_that_is_not_known_says_what_to_do():
     with pytest.raises(ValueError, match=r"no task 'CartPole-v1' here.*envs.from_mjcf"):
         from_gymnasium("CartPole-v1")
-
-
-def test_a_teacher_drives_a_foreign_environment():
-    """The README's ten lines: what is said there is what is run here."""
-    world = make("InvertedPendulum")
-    env = from_gymnasium(world)
-    teacher = teachers.mpc(env, horizon=20)
-    act = jax.jit(teacher.act)
-    world.reset(seed=0)
-    state = teacher.init(KEY, state_of(world))
-    for t in range(100):
-        action, state = act(KEY, state, state_of(world), t)
-        _, reward, terminated, _, _ = world.step(np.asarray(action.dist.mean))
-        assert reward == 1 and not terminated
-    assert abs(state_of(world)[1]) < 0.02
 
 
 # ------------------------------------------------------------------------------- the other way

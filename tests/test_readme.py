@@ -61,6 +61,14 @@ def test_teachers_serve_a_project_with_its_own_envs(tmp_path):
     assert float(done.stdout.split()[0]) > 0
 
 
+def test_a_teacher_drives_gymnasiums_world(tmp_path):
+    code = example("gymnasium")
+    assert len([line for line in code.splitlines() if line and "import" not in line]) <= 10
+    done = run(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) > 900  # of at most 1000
+
+
 @pytest.mark.parametrize("command", ["gps envs", "gps algorithms"])
 def test_commands_named_in_the_readme_exist(command):
     assert f"\n{command}\n" in (ROOT / "README.md").read_text()

@@ -5,6 +5,7 @@ from typing import Literal, TypeGuard, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from gps.gaussian import symmetrise
@@ -17,16 +18,19 @@ Hessian = Literal["auto", "exact", "gauss_newton"]
 Model = TypeVar("Model", LinearDynamics, QuadraticCost)
 
 
-def linearise(env: Env, xs: Float[Array, "T+1 nx"], us: Float[Array, "T nu"]) -> LinearDynamics:
+def linearise(
+    env: Env, xs: Float[Array, "T+1 nx"], us: Float[Array, "T nu"], every: int = 1
+) -> LinearDynamics:
     """`env.linearize` at every knot: A, B [T, …] and C, D [T+1, …], the last at zero control.
 
-    The last knot costs one more linearisation where the task has sensors, and nothing elsewhere.
+    The last knot costs one more linearisation where the task has sensors, and nothing elsewhere. With `every`
+    above 1 only each such knot and the last are linearised, those between them interpolated (MuJoCo MPC).
     """
     if env.ny == 0:
-        model = jax.vmap(env.linearize)(xs[:-1], us)
+        model = _at_knots(env, xs[:-1], us, every)
         pad = [jnp.zeros((xs.shape[0], 0, n), us.dtype) for n in (env.ndx, env.nu)]
         return _cast(model._replace(C=pad[0], D=pad[1]), us)
-    model = jax.vmap(env.linearize)(xs, _with_zero_row(us))
+    model = _at_knots(env, xs, _with_zero_row(us), every)
     return _cast(model._replace(A=model.A[:-1], B=model.B[:-1]), us)
 
 
@@ -121,6 +125,22 @@ def project_psd(H: Float[Array, "T n n"]) -> Float[Array, "T n n"]:
         return jnp.where(definite[:, None, None], H, jax.vmap(symmetrise)(clipped)), jnp.asarray(True)
 
     return jax.lax.while_loop(lambda carry: ~carry[1], clip_eigenvalues, (H, jnp.all(definite)))[0]
+
+
+def _at_knots(env: Env, xs: Float[Array, "n nx"], us: Float[Array, "n nu"], every: int) -> LinearDynamics:
+    """`env.linearize` of n knots, of which only some are computed."""
+    if every == 1:
+        return jax.vmap(env.linearize)(xs, us)
+    n = xs.shape[0]
+    knots = np.unique(np.append(np.arange(0, n, every), n - 1))
+    right = np.clip(np.searchsorted(knots, np.arange(n), side="right"), 1, len(knots) - 1)
+    share = (np.arange(n) - knots[right - 1]) / (knots[right] - knots[right - 1])
+
+    def between(rows: Array) -> Array:
+        s = jnp.asarray(share, rows.dtype)[:, None, None]
+        return (1 - s) * rows[right - 1] + s * rows[right]
+
+    return jax.tree.map(between, jax.vmap(env.linearize)(xs[knots], us[knots]))
 
 
 def _expand(

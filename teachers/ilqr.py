@@ -64,6 +64,7 @@ def ilqr(
     grid: Sequence[float] = GRID,
     enough: float = 1e-4,
     hessian: Hessian = "auto",
+    every: int = 1,
     second_order: Callable[[Array, Array], Array] | None = None,
 ) -> Planner:
     """The iLQR planner of `env`; horizon `env.horizon` unless given.
@@ -74,8 +75,8 @@ def ilqr(
     the direction lasts; below the smallest it is 0.
     `grid` holds the step sizes tried when the full step brings less than the share `enough` of what the
     model promised: all in one batch, the best of them and the full step is taken. `hessian` as in
-    `gps.expand.quadratise`. `second_order`, a twice differentiable (x, u) → x' without clipping, adds the
-    dynamics' curvature (full DDP) where the state is flat.
+    `gps.expand.quadratise`, `every` as in `gps.expand.linearise`. `second_order`, a twice differentiable
+    (x, u) → x' without clipping, adds the dynamics' curvature (full DDP) where the state is flat.
 
     Its `solve` is (x0, warm, t0=0, mu=None) → (Solution, Trace): `warm` is controls [T, nu] or a
     `LinearGaussian` that is rolled out with its feedback, `mu` the regularisation to begin with.
@@ -86,6 +87,8 @@ def ilqr(
     T = env.horizon if horizon is None else horizon
     if T < 1 or iterations < 1:
         raise ValueError(f"ilqr needs horizon >= 1 and iterations >= 1, came {T} and {iterations}")
+    if every < 1 or 1 < every >= T:
+        raise ValueError(f"every must be at least 1 and below the horizon, {T}, came {every}")
     if not grid or not all(0 < alpha < 1 for alpha in grid):
         raise ValueError(f"grid needs step sizes between 0 and 1, came {tuple(grid)}")
     _check_settings(tolerance, regularise, schedule, hessian)
@@ -94,7 +97,7 @@ def ilqr(
 
     def expand(state: _State, t0: Array) -> tuple[LinearDynamics, QuadraticCost]:
         xs, us, ys, _, _ = state.trajectory
-        dynamics = linearise(env, xs, us)
+        dynamics = linearise(env, xs, us, every)
         return dynamics, quadratise(env, xs, us, ys, dynamics, hessian=hessian, t0=t0)
 
     def attempt(state: _State, model: tuple[LinearDynamics, QuadraticCost], t0: Array) -> _State:

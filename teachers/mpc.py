@@ -26,6 +26,7 @@ def mpc(
     initial_iterations: int = 50,
     start: Float[Array, " nu"] | None = None,
     planner: Callable[..., Planner] = REPLANNER,
+    value: Callable[[Float[Array, " nx"]], Float[Array, ""]] | None = None,
 ) -> Teacher:
     """The teacher that plans on `env.planning` (or `env`) at every control step, from its shifted last plan.
 
@@ -46,6 +47,8 @@ def mpc(
         initial_iterations: of the planner at the start of an episode; 0 for none.
         start: constant control of the first plan, by default the one in the limits nearest to zero.
         planner: called as planner(model, horizon=…, iterations=…); `functools.partial` sets the rest.
+        value: x → cost to go where a plan ends, in place of the task's final cost: what lies beyond a horizon
+            that is shorter than the task.
 
     Raises:
         ValueError: the planning model's control step or sizes are not those of `env`, or a setting that no
@@ -62,6 +65,8 @@ def mpc(
         raise ValueError(f"initial_iterations must be at least 0, came {initial_iterations}")
     if start is not None and jnp.shape(start) != (env.nu,):
         raise ValueError(f"start must be one control of shape ({env.nu},), came shape {jnp.shape(start)}")
+    if value is not None:
+        model = model._replace(final_cost=lambda x, y: value(x))
     replan = planner(model, horizon=horizon, iterations=iterations)
     first = planner(model, horizon=horizon, iterations=max(1, initial_iterations))
     T = replan.horizon

@@ -163,3 +163,22 @@ def test_gauss_newton_needs_residuals_and_dtype_is_kept():
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
     dynamics, _ = shapes
     assert dynamics.A.shape[0] == T and dynamics.C.shape == (T + 1, 2, 2)
+
+
+def test_derivatives_between_knots_are_interpolated():
+    env = plant(
+        lambda x, u: jnp.sin(x) * u, stage, last, 2, 2, horizon=9, sense=lambda x, u: jnp.stack([x @ u, x[0]])
+    )
+    rng = np.random.default_rng(0)
+    xs, us = rng.normal(size=(10, 2)), rng.normal(size=(9, 2))
+    full = linearise(env, xs, us)
+    # Ten knots of A and B with the zero control of the last, which is not returned.
+    A = np.concatenate([full.A, env.linearize(xs[9], np.zeros(2)).A[None]])
+    for every, knots in ((4, [0, 4, 8, 9]), (3, [0, 3, 6, 9]), (20, [0, 9])):
+        found = linearise(env, xs, us, every)
+        for name, rows in (("A", A), ("C", full.C)):
+            wanted = np.empty_like(rows)
+            for i, j in np.ndindex(2, 2):
+                wanted[:, i, j] = np.interp(np.arange(10), knots, rows[knots, i, j])
+            ours = getattr(found, name)
+            np.testing.assert_allclose(ours, wanted[: len(ours)], atol=1e-12)

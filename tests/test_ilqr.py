@@ -201,3 +201,16 @@ def test_advice_on_wrong_arguments():
             ilqr(env, schedule=schedule)
     with pytest.raises(ValueError, match=r"\[T, nu\] = \(8, 2\), came \(7, 2\)"):
         ilqr(env).solve(jnp.zeros(2), jnp.zeros((7, 2)))
+
+
+def test_skipped_derivatives_find_the_optimum_too():
+    env, x0, us = known_answers.crocoddyl_cartpole()
+    skipped, _ = jax.jit(ilqr(env, every=3).solve)(jnp.asarray(x0, float), us)
+    full, _ = jax.jit(ilqr(env).solve)(jnp.asarray(x0, float), us)
+    np.testing.assert_allclose(skipped.cost, full.cost, rtol=1e-3)
+    assert skipped.cost != full.cost
+    for wrong in (0, 50):
+        with pytest.raises(
+            ValueError, match=f"every must be at least 1 and below the horizon, 50, came {wrong}"
+        ):
+            ilqr(env, every=wrong)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import known_answers
 import numpy as np
 import pytest
+import scipy.linalg
 
 from gps.plant import plant
 from gps.rollout import open_loop
@@ -136,3 +137,26 @@ def test_planning_model_is_used_and_checked():
         mpc(env, start=jnp.zeros(3))
     with pytest.raises(ValueError, match="planning model must share"):
         mpc(env._replace(planning=flipped._replace(dt=0.5)))
+
+
+def test_a_value_function_stands_for_what_lies_beyond_the_horizon():
+    """With the cost to go of the infinite horizon, a plan of three steps acts as the endless one."""
+    A, B = np.array([[1.0, 0.1], [0.0, 1.0]]), np.array([[0.0], [0.1]])
+    Q, R = np.diag([1.0, 0.1]), np.array([[0.5]])
+    P = scipy.linalg.solve_discrete_are(A, B, 2 * Q, 2 * R)
+    env = plant(
+        lambda x, u: A @ x + B @ u,
+        lambda x, u, y, t: x @ Q @ x + u @ R @ u,
+        lambda x, y: 0 * x[0],
+        2,
+        1,
+        horizon=50,
+    )
+    x0 = jnp.asarray([1.0, -0.5])
+    endless = -np.linalg.solve(2 * R + B.T @ P @ B, B.T @ P @ A) @ x0
+    acts = []
+    for value in (lambda x: 0.5 * x @ P @ x, None):
+        teacher = mpc(env, horizon=3, iterations=3, value=value)
+        acts.append(jax.jit(teacher.act)(KEY, teacher.init(KEY, x0), x0, 0)[0].dist.mean)
+    np.testing.assert_allclose(acts[0], endless, rtol=1e-6)
+    assert abs(acts[1] - endless) > 0.1 * abs(endless)

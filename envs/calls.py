@@ -44,19 +44,20 @@ class Handle:
 
     def __init__(
         self,
-        model: mujoco.MjModel,
+        models: Sequence[mujoco.MjModel],
         sensors: bool,
         ninput: int,
         limits: tuple[np.ndarray, np.ndarray],
         threads: int,
     ) -> None:
-        native = _native()
+        native, model = _native(), models[0]
         self.ny = model.nsensordata if sensors else 0
         sizes = (model.nq, model.nv, model.na, model.nu, self.ny, ninput)
-        differences, converges = _difference_model(model)
-        settings = (threads, _stepping(model), converges)
+        differences = [_difference_model(one) for one in models]
+        settings = (threads, _stepping(model), all(converges for _, converges in differences))
         bounds = [side.tolist() for side in limits]
-        self.id = native.make(model._address, differences._address, sizes, settings, *bounds)
+        pairs = [(one._address, made._address) for one, (made, _) in zip(models, differences, strict=True)]
+        self.id = native.make(pairs, sizes, settings, *bounds)
         self.sizes = Sizes(model.nq + model.nv + model.na, 2 * model.nv + model.na, model.nu, self.ny)
         self._name = model_name(model)
         self._pid = os.getpid()

@@ -11,7 +11,7 @@ substeps or a whole rollout, the warm start is carried along.
 
 import copy
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -59,7 +59,8 @@ class Engine(NamedTuple):
     rollout: Callable[..., Rollout]
     """(x0, controller, noise, inputs=None) → Rollout under u = clip(ū + K (x ⊖ x̄) + noise)."""
     make_inputs: Callable[..., Float[Array, " ninput"]]
-    """(qfrc_applied=None, mocap_pos=None, mocap_quat=None) → inputs; [nv], [nmocap, 3], [nmocap, 4]."""
+    """(qfrc_applied=None, mocap_pos=None, mocap_quat=None, variant=None) → inputs; [nv], [nmocap, 3],
+    [nmocap, 4], and the number of the model: 0 is `model`, then come the `variants`."""
     last_error: Callable[[], str]
     """MuJoCo's text of the last `Status.ENGINE_ERROR`, with the model's name; empty if there was none."""
 
@@ -72,6 +73,7 @@ def engine(
     eps: float = 1e-6,
     centered: bool = False,
     threads: int | None = None,
+    variants: Sequence[mujoco.MjModel] = (),
 ) -> Engine:
     """Prepare `model` for calls from JAX programs.
 
@@ -83,29 +85,35 @@ def engine(
         eps: size of the finite differences, in units of the state and the control.
         centered: central differences, twice the cost and one order more accurate.
         threads: threads of a batched call, by default all cores of this process.
+        variants: models that differ from `model` in numbers only (masses, friction, gains, lengths), which
+            simulations may be run with; `inputs` then has to name one (`make_inputs(variant=…)`).
 
     Raises:
-        ValueError: the model has state outside (qpos, qvel, act): delays, plasticity, plugins, sleeping.
+        ValueError: the model has state outside (qpos, qvel, act): delays, plasticity, plugins, sleeping; or a
+            variant is built differently.
     """
-    _check_supported(model)
+    for i, one in enumerate([model, *variants]):
+        _check_supported(one)
+        _check_alike(model, one, i)
     if substeps < 1 or substeps != int(substeps):
         raise ValueError(f"substeps must be a whole number of at least 1, got {substeps}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}; leave it out to use all cores")
-    model = copy.copy(model)
-    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
     sensors = sensors and model.nsensordata > 0
-    if not sensors:
-        model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
-    ninput = _num_inputs(model) if (model.nmocap > 0 if inputs is None else inputs) else 0
+    models = [_prepared(one, sensors) for one in (model, *variants)]
+    model = models[0]
+    if variants and inputs is False:
+        raise ValueError("variants are chosen by the inputs: leave inputs=False out")
+    takes = bool(variants) or (model.nmocap > 0 if inputs is None else inputs)
+    ninput = _num_inputs(model) + bool(variants) if takes else 0
     low, high = control_limits(model)
-    handle = Handle(model, sensors, ninput, (low, high), threads or len(os.sched_getaffinity(0)))
+    handle = Handle(models, sensors, ninput, (low, high), threads or len(os.sched_getaffinity(0)))
     sizes = handle.sizes
     space = manifold(model)
     calls = bind(handle, substeps, eps, centered)
     one_step = bind(handle, 1, eps, centered)
     step, sense, rollout = with_derivatives(calls, one_step, space, low, high)
-    make_inputs, defaults = _inputs(model, ninput)
+    make_inputs, defaults = _inputs(model, ninput, len(variants))
 
     def arrays(where: str, x: Array, u: Array, inputs: Array | None) -> tuple[Array, Array, Array]:
         handle.check_process()
@@ -170,14 +178,46 @@ def _num_inputs(model: mujoco.MjModel) -> int:
     return model.nv + 7 * model.nmocap
 
 
-def _inputs(model: mujoco.MjModel, ninput: int) -> tuple[Callable[..., Array], Callable[..., Array]]:
-    """`make_inputs` and the default row, in mj_getState's order: qfrc_applied, mocap_pos, mocap_quat."""
+def _prepared(model: mujoco.MjModel, sensors: bool) -> mujoco.MjModel:
+    """A copy that does not reset itself, and reads sensors only where they are asked for."""
+    model = copy.copy(model)
+    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
+    if not sensors:
+        model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_SENSOR)
+    return model
+
+
+def _check_alike(model: mujoco.MjModel, other: mujoco.MjModel, number: int) -> None:
+    """Simulations share their memory, whose layout is that of the first model."""
+    structure = (
+        "nq", "nv", "na", "nu", "nbody", "njnt", "ngeom", "nsite", "ntendon", "neq", "nsensor", "nmocap",
+        "nsensordata", "nM", "nuserdata", "body_parentid", "body_mocapid", "dof_parentid", "jnt_type",
+        "geom_type", "actuator_trntype", "actuator_ctrlrange", "actuator_ctrllimited", "eq_type",
+        "sensor_type",
+    )  # fmt: skip
+    for name in structure:
+        if not np.array_equal(getattr(model, name), getattr(other, name)):
+            raise ValueError(
+                f"variant {number} of model '{model_name(model)}' has another {name}: variants may differ in "
+                "numbers such as masses, friction, gains and lengths, not in structure or control limits"
+            )
+    if model.opt.integrator != other.opt.integrator:
+        raise ValueError(f"variant {number} of model '{model_name(model)}' has another integrator")
+
+
+def _inputs(
+    model: mujoco.MjModel, ninput: int, nvariant: int
+) -> tuple[Callable[..., Array], Callable[..., Array]]:
+    """`make_inputs` and the default row: what mj_getState has, in its order, then the variant."""
     bodies = np.argsort(model.body_mocapid)[model.nbody - model.nmocap :]
     pos, quat = model.body_pos[bodies].copy(), model.body_quat[bodies].copy()
     nv, nmocap = model.nv, model.nmocap
 
     def make(
-        qfrc_applied: Array | None = None, mocap_pos: Array | None = None, mocap_quat: Array | None = None
+        qfrc_applied: Array | None = None,
+        mocap_pos: Array | None = None,
+        mocap_quat: Array | None = None,
+        variant: Int[Array, ""] | int | None = None,
     ) -> Array:
         if ninput == 0:
             raise ValueError("this engine takes no inputs: make it with engine(model, inputs=True)")
@@ -191,10 +231,16 @@ def _inputs(model: mujoco.MjModel, ninput: int) -> tuple[Callable[..., Array], C
         names, shapes = ("qfrc_applied", "mocap_pos", "mocap_quat"), ((nv,), (nmocap, 3), (nmocap, 4))
         expected = {n: (r, s) for n, r, s in zip(names, rows, shapes, strict=True)}
         _check_shapes("make_inputs", **expected)
+        if variant is not None:
+            if not nvariant:
+                raise ValueError("this engine has one model: make it with engine(model, variants=[…])")
+            _check_shapes("make_inputs", variant=(jnp.asarray(variant), ()))
+        if nvariant:
+            rows.append(np.zeros(1) if variant is None else variant)
         return jnp.concatenate([jnp.asarray(row, dtype).reshape(-1) for row in rows])
 
     def defaults(dtype: jnp.dtype) -> Array:
-        return jnp.asarray(np.concatenate([np.zeros(nv), pos.ravel(), quat.ravel()])[:ninput], dtype)
+        return jnp.asarray(np.concatenate([np.zeros(nv), pos.ravel(), quat.ravel(), [0.0]])[:ninput], dtype)
 
     return make, defaults
 

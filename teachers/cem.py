@@ -1,14 +1,15 @@
 """The cross-entropy method with what iCEM adds to it (Pinneri et al. 2020, arXiv:2008.06389)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from gps.types import Env
 from teachers.noise import Noise, spline
 from teachers.planner import Planner
-from teachers.sampling import Returns, Samples, Strategy, check_std, fixed_noise, sampled, unit_of
+from teachers.sampling import Samples, Strategy, check_std, fixed_noise, sampled, unit_of
 
 __all__ = ["cem"]
 
@@ -25,8 +26,7 @@ def cem(
     least: float = 0.05,
     smoothing: float = 0.1,
     noise: Noise | None = None,
-    scale: Float[np.ndarray, " nu"] | None = None,
-    returns: Returns = "best",
+    **common: Any,
 ) -> Planner:
     """The planner whose mean and standard deviation become those of the best samples.
 
@@ -44,8 +44,7 @@ def cem(
         least: the standard deviation does not fall below it.
         smoothing: share of the last mean square deviation in the next.
         noise: its shape in time, a spline through 6 values unless given.
-        scale: what stands for half a range, e.g. where a control has no limits.
-        returns: the best sample, or the mean plan.
+        common: `scale`, `returns`, `worlds`, `objective`, as for `teachers.sampling.sampled`.
 
     Raises:
         ValueError: settings that cannot work, or a control without limits and no `scale`.
@@ -56,7 +55,7 @@ def cem(
         raise ValueError(f"elites must be between 1 and the number of samples, {samples}, came {elites}")
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be at least 0 and below 1, came {smoothing}")
-    unit = unit_of(env, scale)
+    unit = unit_of(env, common.get("scale"))
 
     def strategy(T: int, nu: int) -> Strategy:
         def weigh(memory: PyTree, samples: Samples) -> tuple[Array, PyTree]:
@@ -72,4 +71,4 @@ def cem(
 
         return fixed_noise(T, nu, std, noise or spline(6))._replace(weigh=weigh)
 
-    return sampled(env, strategy, horizon, iterations, samples, keep=keep, scale=scale, returns=returns)
+    return sampled(env, strategy, horizon, iterations, samples, keep=keep, **common)

@@ -5,7 +5,7 @@ with which noise is drawn is adapted itself, so that a plan is matrix products a
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Key
 from gps.types import Env
 from teachers.noise import Noise, spline
 from teachers.planner import Planner
-from teachers.sampling import Returns, Samples, Strategy, check_std, sampled
+from teachers.sampling import Samples, Strategy, check_std, sampled
 
 __all__ = ["cma_es"]
 
@@ -37,8 +37,7 @@ def cma_es(
     samples: int = 32,
     std: float = 0.3,
     noise: Noise | None = None,
-    scale: Float[np.ndarray, " nu"] | None = None,
-    returns: Returns = "best",
+    **common: Any,
 ) -> Planner:
     """The planner whose noise takes the shape that has paid off, over time and between controls.
 
@@ -52,8 +51,7 @@ def cma_es(
         samples: rollouts in each iteration, the better half of which counts.
         std: of the noise at the start of each plan, in half ranges of the controls.
         noise: its shape in time at first, a spline through 6 values unless given.
-        scale: what stands for half a range, e.g. where a control has no limits.
-        returns: the best sample, or the mean plan.
+        common: `scale`, `returns`, `worlds`, `objective`, as for `teachers.sampling.sampled`.
 
     Raises:
         ValueError: settings that cannot work, or a control without limits and no `scale`.
@@ -90,7 +88,7 @@ def cma_es(
 
         return Strategy(begin, draw, weigh, std_of)
 
-    return sampled(env, strategy, horizon, iterations, samples, scale=scale, returns=returns)
+    return sampled(env, strategy, horizon, iterations, samples, **common)
 
 
 class Rates:

@@ -1,10 +1,11 @@
 """DIAL-MPC: path integrals with noise that is annealed (Xue et al. 2024, arXiv:2409.15610)."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from gps.types import Env
 from teachers.mppi import soft_weights
@@ -26,8 +27,8 @@ def dial(
     over_iterations: float = 0.5,
     over_horizon: float = 1.0,
     noise: Noise | None = None,
-    scale: Float[np.ndarray, " nu"] | None = None,
     returns: Returns = "mean",
+    **common: Any,
 ) -> Planner:
     """MPPI with the standard deviation std · exp(−i / (β₁ I) − (T − 1 − t) / (β₂ T)) (their equation 8).
 
@@ -44,8 +45,8 @@ def dial(
         over_iterations: β₁.
         over_horizon: β₂.
         noise: its shape in time, a spline through 6 values unless given.
-        scale: what stands for half a range, e.g. where a control has no limits.
         returns: the mean plan, or the best sample.
+        common: `scale`, `worlds`, `objective`, as for `teachers.sampling.sampled`.
 
     Raises:
         ValueError: settings that cannot work, or a control without limits and no `scale`.
@@ -75,4 +76,4 @@ def dial(
 
         return Strategy(begin, draw, weigh, lambda memory: memory)
 
-    return sampled(env, strategy, horizon, iterations, samples, scale=scale, returns=returns)
+    return sampled(env, strategy, horizon, iterations, samples, returns=returns, **common)

@@ -1,10 +1,10 @@
 """Model-predictive path integral control (Williams et al. 2017, "Information Theoretic MPC", ICRA)."""
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from gps.types import Env
@@ -24,8 +24,8 @@ def mppi(
     std: float = 0.2,
     temperature: float = 0.1,
     noise: Noise | None = None,
-    scale: Float[np.ndarray, " nu"] | None = None,
     returns: Returns = "mean",
+    **common: Any,
 ) -> Planner:
     """The planner whose mean plan is the samples' mean under w ∝ exp(−(S − min S) / temperature).
 
@@ -41,8 +41,8 @@ def mppi(
         std: of the noise, in half ranges of the controls.
         temperature: how far below the best a sample may be and still count, in standard deviations.
         noise: its shape in time, a spline through 6 values unless given.
-        scale: what stands for half a range, e.g. where a control has no limits.
         returns: the mean plan, or the best sample.
+        common: `scale`, `worlds`, `objective`, as for `teachers.sampling.sampled`.
 
     Raises:
         ValueError: settings that cannot work, or a control without limits and no `scale`.
@@ -57,7 +57,7 @@ def mppi(
 
         return fixed_noise(T, nu, std, noise or spline(6))._replace(weigh=weigh)
 
-    return sampled(env, strategy, horizon, iterations, samples, scale=scale, returns=returns)
+    return sampled(env, strategy, horizon, iterations, samples, returns=returns, **common)
 
 
 def soft_weights(costs: Float[Array, " S"], temperature: float) -> Float[Array, " S"]:

@@ -1,9 +1,10 @@
 """Predictive sampling: the best of some noisy plans is the next (Howell et al. 2022, arXiv:2212.00541)."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from gps.types import Env
 from teachers.noise import Noise, spline
@@ -21,7 +22,7 @@ def predictive_sampling(
     samples: int = 64,
     std: float = 0.2,
     noise: Noise | None = None,
-    scale: Float[np.ndarray, " nu"] | None = None,
+    **common: Any,
 ) -> Planner:
     """The planner whose next plan is the best sample.
 
@@ -32,7 +33,7 @@ def predictive_sampling(
         samples: rollouts in each iteration.
         std: of the noise, in half ranges of the controls.
         noise: its shape in time, a spline through 6 values unless given.
-        scale: what stands for half a range, e.g. where a control has no limits.
+        common: `scale`, `returns`, `worlds`, `objective`, as for `teachers.sampling.sampled`.
 
     Raises:
         ValueError: settings that cannot work, or a control without limits and no `scale`.
@@ -46,4 +47,4 @@ def predictive_sampling(
 
         return fixed_noise(T, nu, std, noise or spline(6))._replace(weigh=weigh)
 
-    return sampled(env, strategy, horizon, iterations, samples, scale=scale)
+    return sampled(env, strategy, horizon, iterations, samples, **common)

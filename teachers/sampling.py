@@ -23,6 +23,7 @@ from teachers.planner import Planner, Solution, SolveStatus
 
 __all__ = [
     "Guess",
+    "Objective",
     "Returns",
     "SampleTrace",
     "Samples",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 Returns = Literal["best", "mean"]
+Objective = Literal["average", "worst"] | float
 
 
 class Guess(NamedTuple):
@@ -94,6 +96,8 @@ def sampled(
     keep: int = 0,
     scale: Float[np.ndarray, " nu"] | None = None,
     returns: Returns = "best",
+    worlds: PyTree = None,
+    objective: Objective = "average",
 ) -> Planner:
     """The planner of a strategy.
 
@@ -108,6 +112,12 @@ def sampled(
         scale: the unit of deviations, by default half the range of each control.
         returns: the best sample of all, which the next plan then starts from, or the mean plan (one more
             rollout).
+        worlds: contexts [W, …] of the task; every sample is tried in each of them, which are W rollouts, and
+            counts for what `objective` makes of their costs. The plan returned is its course in `env` itself,
+            one more rollout. Domain randomisation: contexts that choose among models (`envs.mujoco.engine`,
+            `variants`).
+        objective: the average over the worlds, the worst of them, or a share q: the average over the worst q
+            (conditional value at risk).
 
     Raises:
         ValueError: settings that cannot work, or a control without limits and no `scale`.
@@ -123,6 +133,7 @@ def sampled(
         )
     if returns not in get_args(Returns):
         raise ValueError(f"returns must be one of {', '.join(get_args(Returns))}, came {returns!r}")
+    risk = None if worlds is None else _risk(worlds, objective)
     unit = unit_of(env, scale)
     strategy = make_strategy(T, env.nu)
 
@@ -136,9 +147,22 @@ def sampled(
     def run(x0: Array, us: Float[Array, "T nu"], t0: Array) -> Trajectory:
         return simulate(env, x0, open_loop(env, x0, us), t0)
 
+    def judge(x0: Array, us: Float[Array, "S T nu"], t0: Array) -> tuple[Trajectory | None, Array]:
+        """(courses, costs) of the samples; without courses where there are several worlds."""
+        if risk is None:
+            paths = jax.vmap(run, (None, 0, None))(x0, us, t0)
+            return paths, jax.vmap(total)(paths)
+
+        def in_world(context: PyTree, us: Array) -> Array:
+            bound = env.bind(context)
+            return total(simulate(bound, x0, open_loop(bound, x0, us), t0))
+
+        costs = jax.vmap(jax.vmap(in_world, (0, None)), (None, 0))(worlds, us)
+        return None, jax.vmap(risk)(costs)
+
     def turn(
         x0: Array, t0: Array, carry: tuple[Guess, PyTree], key: Array
-    ) -> tuple[tuple[Guess, PyTree], tuple[Trajectory, Array, SampleTrace]]:
+    ) -> tuple[tuple[Guess, PyTree], tuple[PyTree, Array, SampleTrace]]:
         guess, memory = carry
         deviations, code = strategy.draw(key, memory, fresh)
         new = _clip(env, guess.us[None] + deviations * unit.astype(x0.dtype)[None, None])
@@ -146,15 +170,14 @@ def sampled(
         code = jax.tree.map(
             lambda leaf: jnp.concatenate([jnp.zeros((1 + keep, *leaf.shape[1:]), leaf.dtype), leaf]), code
         )
-        paths = jax.vmap(run, (None, 0, None))(x0, tried, t0)
-        costs = jax.vmap(total)(paths)
+        paths, costs = judge(x0, tried, t0)
         weights, learned = strategy.weigh(memory, Samples(tried, code, costs))
         some = jnp.any(jnp.isfinite(costs))  # else the strategy is not asked
         memory = jax.tree.map(lambda new, old: jnp.where(some, new, old), learned, memory)
         us = jnp.where(some, jnp.tensordot(weights, tried, axes=1), guess.us)
         order = jnp.argsort(costs)
         elites = jnp.where(some, tried[order[:keep]], guess.elites)
-        best = jax.tree.map(lambda leaf: leaf[order[0]], paths)
+        best = jax.tree.map(lambda leaf: leaf[order[0]], tried if paths is None else paths)
         row = SampleTrace(costs[order[0]], costs[0], jnp.sum(~jnp.isfinite(costs)))
         return (Guess(us, elites), memory), (best, costs[order[0]], row)
 
@@ -168,10 +191,11 @@ def sampled(
         )
         if returns == "mean":
             path = run(x0, guess.us, t0)
-            cost = total(path)
+            cost = total(path) if risk is None else judge(x0, guess.us[None], t0)[1][0]
         else:
             best = jnp.argmin(costs)
             path, cost = jax.tree.map(lambda leaf: leaf[best], paths), costs[best]
+            path = path if isinstance(path, Trajectory) else run(x0, path, t0)
             guess = guess._replace(us=jnp.where(jnp.isfinite(cost), path.us, guess.us))
         std = strategy.std(memory) * unit.astype(x0.dtype)[None]
         return _solution(env, path, cost, std, iterations), guess, trace
@@ -245,6 +269,23 @@ def unit_of(env: Env, scale: np.ndarray | None) -> Float[np.ndarray, " nu"]:
             "its unit: pass scale=[…], the size of a deviation of 1 of each, or give the task limits"
         )
     return unit
+
+
+def _risk(worlds: PyTree, objective: Objective) -> Callable[[Float[Array, " W"]], Array]:
+    """Costs in the worlds → the cost that counts."""
+    sizes = {jnp.shape(leaf)[0] if jnp.ndim(leaf) else 0 for leaf in jax.tree.leaves(worlds)}
+    if len(sizes) != 1 or 0 in sizes:
+        raise ValueError(f"worlds must be contexts with one leading axis, came leading sizes {sorted(sizes)}")
+    if objective == "average":
+        return jnp.mean
+    if objective == "worst":
+        return jnp.max
+    if isinstance(objective, str) or not 0 < objective <= 1:
+        raise ValueError(
+            f"objective must be 'average', 'worst' or a share above 0 and at most 1, came {objective!r}"
+        )
+    count = max(1, round(objective * sizes.pop()))
+    return lambda costs: jnp.mean(jax.lax.top_k(costs, count)[0])
 
 
 def _shift(guess: Guess) -> Guess:

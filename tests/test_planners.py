@@ -1,5 +1,6 @@
 """One list of planners; what every one of them has to do, alone and under `mpc`."""
 
+import copy
 import functools
 from functools import cache
 
@@ -10,8 +11,12 @@ import pytest
 from gps_tasks import cart
 
 import teachers
+from envs.mjcf import Task, from_engine, load_model
+from envs.mujoco import engine
+from envs.pendulum import ASSET as PENDULUM
 from envs.pendulum import pendulum
 from envs.reacher import reacher
+from gps.rollout import open_loop
 from gps.types import LinearGaussian, Status
 from teachers.planner import SolveStatus
 
@@ -189,7 +194,68 @@ def test_controls_without_limits_need_a_scale(name):
     assert np.isfinite(solution.cost)
 
 
+GOALS = jnp.asarray([-1.0, 0.2, 0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("objective", "value"),
+    {"average": np.mean, "worst": np.max, 0.5: lambda costs: np.mean(np.sort(costs)[-2:])}.items(),
+)
+def test_a_sample_counts_for_what_it_costs_in_all_worlds(objective, value):
+    env, x0, _ = task("cart")
+    us = 0.3 * jax.random.normal(KEY, (20, 1))
+    costs = []
+    for goal in GOALS:
+        bound = env.bind(goal)
+        costs.append(float(jnp.sum(bound.rollout(x0, open_loop(bound, x0, us), jnp.zeros((20, 1))).costs)))
+    planner = SAMPLING["cem"](env, iterations=30, worlds=GOALS, objective=objective)
+    solution, trace = jax.jit(planner.solve)(x0, us)
+    np.testing.assert_allclose(trace.mean[0], value(costs), rtol=1e-9)
+    assert solution.cost < trace.mean[0]
+    # What is handed out is its course in the env itself.
+    path = env.rollout(x0, open_loop(env, x0, solution.trajectory.us), jnp.zeros((20, 1)))
+    np.testing.assert_allclose(path.costs, solution.trajectory.costs, rtol=1e-9)
+
+
+def test_plans_that_allow_for_other_models_are_better_in_the_worst_of_them():
+    """A pendulum whose motor may be weaker than thought: models of one engine, chosen by the context."""
+    strong = load_model(PENDULUM)
+    models = [strong]
+    for gain in (0.6, 0.8):
+        weaker = copy.copy(strong)
+        weaker.actuator_gainprm[:] *= gain
+        models.append(weaker)
+    sim = engine(strong, substeps=2, variants=models[1:])
+    nominal = pendulum(30)
+
+    def define(context):
+        return Task(
+            nominal.cost,
+            nominal.final_cost,
+            nominal.init,
+            lambda x, y: x,
+            inputs=sim.make_inputs(variant=context),
+        )
+
+    env = from_engine(sim, define, default_context=jnp.zeros(()), horizon=30, name="pendulum with variants")
+    worlds, x0 = jnp.arange(3.0), jnp.asarray([1.0, 0.0])
+
+    def worst(planner):
+        solution, _ = jax.jit(planner.solve)(x0, jnp.zeros((30, 1)))
+        costs = []
+        for context in worlds:
+            bound = env.bind(context)
+            path = bound.rollout(x0, open_loop(bound, x0, solution.trajectory.us), jnp.zeros((30, 1)))
+            costs.append(float(jnp.sum(path.costs)))
+        return max(costs)
+
+    make = functools.partial(teachers.cem, env, iterations=40, samples=32, noise=NOISE)
+    assert worst(make(worlds=worlds, objective="worst")) < 0.8 * worst(make())
+
+
 WRONG = {
+    "objective must be 'average', 'worst' or a share": (teachers.mppi, {"worlds": GOALS, "objective": 1.5}),
+    "worlds must be contexts with one leading axis": (teachers.mppi, {"worlds": jnp.zeros(())}),
     "std must be positive": (teachers.mppi, {"std": 0.0}),
     "temperature must be positive": (teachers.mppi, {"temperature": -1.0}),
     "at least one must be new": (teachers.cem, {"samples": 4, "keep": 3, "elites": 2}),

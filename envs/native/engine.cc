@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <shared_mutex>
@@ -54,20 +55,34 @@ void RunJob(const mjModel* m, mjData* d, int sim, void* arg) {
 
 }  // namespace
 
-Engine::Engine(const mjModel* model, const mjModel* difference_model, const Sizes& sizes,
-               const Settings& settings, std::vector<double> low, std::vector<double> high)
+Engine::Engine(const std::vector<ModelPair>& models, const Sizes& sizes, const Settings& settings,
+               std::vector<double> low, std::vector<double> high)
     : sizes(sizes),
       settings(settings),
       low(std::move(low)),
-      high(std::move(high)),
-      model_(api.mj_copyModel(nullptr, model)),
-      difference_model_(api.mj_copyModel(nullptr, difference_model)) {}
+      high(std::move(high)) {
+  for (const ModelPair& pair : models) {
+    models_.push_back({api.mj_copyModel(nullptr, pair.model), api.mj_copyModel(nullptr, pair.difference_model)});
+  }
+}
 
 Engine::~Engine() {
   if (Forked()) return;  // joining threads that do not exist here would wait forever
   for (Slot& slot : free_) api.mjb_deleteBatch(slot.batch);
-  api.mj_deleteModel(model_);
-  api.mj_deleteModel(difference_model_);
+  for (const ModelPair& pair : models_) {
+    api.mj_deleteModel(const_cast<mjModel*>(pair.model));
+    api.mj_deleteModel(const_cast<mjModel*>(pair.difference_model));
+  }
+}
+
+const ModelPair* Engine::Choose(const double* input) {
+  if (models_.size() == 1) return &models_[0];
+  const double wanted = input[sizes.ninput - 1];
+  const int last = static_cast<int>(models_.size()) - 1;
+  if (wanted >= 0 && wanted <= last && wanted == std::floor(wanted)) return &models_[static_cast<int>(wanted)];
+  std::lock_guard<std::mutex> lock(mutex_);
+  last_error_ = "the inputs ask for model " + std::to_string(wanted) + ", there are 0 to " + std::to_string(last);
+  return nullptr;
 }
 
 Engine::Slot Engine::Acquire(int n, std::string* error) {
@@ -89,7 +104,7 @@ Engine::Slot Engine::Acquire(int n, std::string* error) {
   mjBatchConfig config;
   api.mjb_defaultConfig(&config);
   config.nthread = std::min(capacity, settings.nthread);
-  mjBatch* batch = api.mjb_makeBatch(model_, capacity, &config, message, sizeof(message));
+  mjBatch* batch = api.mjb_makeBatch(models_[0].model, capacity, &config, message, sizeof(message));
   if (!batch) *error = message;
   return {batch, capacity};
 }

@@ -19,7 +19,8 @@ enum Status : int32_t { kOk = 0, kDiverged = 1, kEngineError = 2 };
 
 struct Sizes {
   int nq, nv, na, nu, ny;
-  int ninput;  // length of the row of kInputSpec components, or 0 where calls do not pass it
+  int ninput;  // length of the row of kInputSpec components, or 0 where calls do not pass it; with more than one
+               // model, of these and the number of the model
   int nx() const { return nq + nv + na; }
   int ndx() const { return 2 * nv + na; }
 };
@@ -37,11 +38,16 @@ struct Settings {
   bool converges;  // the solver of the difference model finds the solution from any warm start
 };
 
+// A model, and the one that finite differences are made with, which differs from it in its options only.
+struct ModelPair {
+  const mjModel *model, *difference_model;
+};
+
 class Engine {
  public:
-  // Copies the models. `difference_model`, for finite differences, differs from `model` in its options only.
-  Engine(const mjModel* model, const mjModel* difference_model, const Sizes& sizes, const Settings& settings,
-         std::vector<double> low, std::vector<double> high);
+  // Copies the models, which have the same sizes and structure.
+  Engine(const std::vector<ModelPair>& models, const Sizes& sizes, const Settings& settings, std::vector<double> low,
+         std::vector<double> high);
   ~Engine();
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -54,7 +60,8 @@ class Engine {
   std::string last_error();
   // Whether no warning of this text, numbers apart, has come from this engine before.
   bool FirstWarning(const char* text);
-  const mjModel* difference_model() const { return difference_model_; }
+  // The models of a simulation with this row of inputs; null, and a message for last_error(), where it names none.
+  const ModelPair* Choose(const double* input);
 
   const Sizes sizes;
   const Settings settings;
@@ -69,8 +76,7 @@ class Engine {
   Slot Acquire(int n, std::string* error);
   void Release(Slot slot);
 
-  mjModel* model_;
-  mjModel* difference_model_;
+  std::vector<ModelPair> models_;
   std::mutex mutex_;  // guards what follows
   std::vector<Slot> free_;
   std::string last_error_;

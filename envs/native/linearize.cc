@@ -152,7 +152,9 @@ void LinearizeOne(const mjModel*, mjData* d, int i, void* arg) {
   double* out[4];
   for (int k = 0; k < 4; ++k) out[k] = Scratch(Slot(kA + k), sizes[k]);
   a.status[i] = kEngineError;  // stands if MuJoCo unwinds from here
-  const Knot knot{a.engine->difference_model(), d, a.engine, a.eps, a.centered};
+  const ModelPair* chosen = a.engine->Choose(in.input);
+  if (!chosen) return;
+  const Knot knot{chosen->difference_model, d, a.engine, a.eps, a.centered};
   SetInputs(knot.m, d, in);
   Chain(knot, a.nstep, {out[0], out[1], s.ny ? out[2] : nullptr, s.ny ? out[3] : nullptr});
   bool bad = Diverged();

@@ -34,22 +34,35 @@ bool Doubles(PyObject* sequence, std::vector<double>* out) {
   return !PyErr_Occurred();
 }
 
+// [(address of a model, address of its difference model)]
+bool Models(PyObject* sequence, std::vector<gps::ModelPair>* out) {
+  const Py_ssize_t n = PySequence_Size(sequence);
+  for (Py_ssize_t i = 0; i < n; ++i) {
+    PyObject* item = PySequence_GetItem(sequence, i);
+    unsigned long long model, difference_model;
+    const bool read = item && PyArg_ParseTuple(item, "KK", &model, &difference_model);
+    Py_XDECREF(item);
+    if (!read) return false;
+    out->push_back({reinterpret_cast<const mjModel*>(model), reinterpret_cast<const mjModel*>(difference_model)});
+  }
+  return n > 0;
+}
+
 PyObject* MakeEngine(PyObject*, PyObject* args) {
-  unsigned long long model, difference_model;
   gps::Sizes s;
-  PyObject *low, *high;
+  PyObject *addresses, *low, *high;
   int nthread, stepping, converges;
-  if (!PyArg_ParseTuple(args, "KK(iiiiii)(iip)OO", &model, &difference_model, &s.nq, &s.nv, &s.na, &s.nu, &s.ny,
+  if (!PyArg_ParseTuple(args, "O(iiiiii)(iip)OO", &addresses, &s.nq, &s.nv, &s.na, &s.nu, &s.ny,
                         &s.ninput, &nthread, &stepping, &converges, &low, &high)) {
     return nullptr;
   }
   std::vector<double> bounds[2];
   if (!Doubles(low, &bounds[0]) || !Doubles(high, &bounds[1])) return nullptr;
+  std::vector<gps::ModelPair> models;
+  if (!Models(addresses, &models)) return nullptr;
   gps::InstallLogHandler();
   const gps::Settings settings{nthread, static_cast<gps::Stepping>(stepping), converges != 0};
-  auto engine = std::make_shared<gps::Engine>(reinterpret_cast<const mjModel*>(model),
-                                              reinterpret_cast<const mjModel*>(difference_model), s, settings,
-                                              bounds[0], bounds[1]);
+  auto engine = std::make_shared<gps::Engine>(models, s, settings, bounds[0], bounds[1]);
   return PyLong_FromLongLong(gps::Register(std::move(engine)));
 }
 
@@ -84,7 +97,7 @@ PyObject* Targets(PyObject*, PyObject*) {
 PyMethodDef methods[] = {
     {"load", LoadLibrary, METH_VARARGS, "load(path): bind MuJoCo's functions to the library at path."},
     {"make", MakeEngine, METH_VARARGS,
-     "make(model_address, difference_model_address, (nq, nv, na, nu, ny, ninput), (nthread, stepping, converges), "
+     "make([(model_address, difference_model_address)], (nq, nv, na, nu, ny, ninput), (nthread, stepping, converges), "
      "low, high) -> id of an engine on copies of the models."},
     {"free", FreeEngine, METH_VARARGS, "free(id): calls under way finish, later ones report an error."},
     {"last_error", LastError, METH_VARARGS, "last_error(id): MuJoCo's text of the last ENGINE_ERROR."},

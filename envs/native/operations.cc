@@ -9,13 +9,16 @@ namespace gps {
 namespace {
 
 template <typename T>
-void StepOne(const mjModel* m, mjData* d, int i, void* arg) {
+void StepOne(const mjModel*, mjData* d, int i, void* arg) {
   const auto& a = *static_cast<StepArgs<T>*>(arg);
   const Sizes& s = a.engine->sizes;
   const Inputs in = Load(s, a.x[i], a.u[i], a.input[i]);
   a.status[i] = kDiverged;
   if (Bad(s, in)) return;
   a.status[i] = kEngineError;  // stands if MuJoCo unwinds from here
+  const ModelPair* chosen = a.engine->Choose(in.input);
+  if (!chosen) return;
+  const mjModel* m = chosen->model;
   SetInputs(m, d, in);
   for (int k = 0; k < a.nstep; ++k) api.mj_step(m, d);
   api.mj_getState(m, d, in.x, kStateSpec);
@@ -24,13 +27,16 @@ void StepOne(const mjModel* m, mjData* d, int i, void* arg) {
 }
 
 template <typename T>
-void SenseOne(const mjModel* m, mjData* d, int i, void* arg) {
+void SenseOne(const mjModel*, mjData* d, int i, void* arg) {
   const auto& a = *static_cast<SenseArgs<T>*>(arg);
   const Sizes& s = a.engine->sizes;
   const Inputs in = Load(s, a.x[i], a.u[i], a.input[i]);
   a.status[i] = kDiverged;
   if (Bad(s, in)) return;
   a.status[i] = kEngineError;
+  const ModelPair* chosen = a.engine->Choose(in.input);
+  if (!chosen) return;
+  const mjModel* m = chosen->model;
   SetInputs(m, d, in);
   api.mj_forward(m, d);
   a.status[i] = Diverged() ? kDiverged : kOk;
@@ -94,7 +100,7 @@ void Prefetch(const T* data, size_t n) {
 }
 
 template <typename T>
-void RolloutOne(const mjModel* m, mjData* d, int i, void* arg) {
+void RolloutOne(const mjModel*, mjData* d, int i, void* arg) {
   const auto& a = *static_cast<RolloutArgs<T>*>(arg);
   const Sizes& s = a.engine->sizes;
   const int nx = s.nx();
@@ -104,6 +110,10 @@ void RolloutOne(const mjModel* m, mjData* d, int i, void* arg) {
   T* ys = a.ys + size_t(i) * (a.horizon + 1) * s.ny;
   a.status[i] = kDiverged;
   if (Bad(s, in)) return;
+  a.status[i] = kEngineError;
+  const ModelPair* chosen = a.engine->Choose(in.input);
+  if (!chosen) return;
+  const mjModel* m = chosen->model;
   SetInputs(m, d, in);
   for (int t = 0; t < a.horizon; ++t) {
     a.status[i] = kDiverged;

@@ -18,7 +18,7 @@ struct Rows {
 // Results are dense [n, …] arrays. The shapes named are those of one row.
 template <typename T>
 struct StepArgs {
-  const Engine* engine;
+  Engine* engine;
   int nstep;
   Rows<T> x, u, input;  // [nx] [nu] [ninput]
   T* x_next;            // [nx]; x itself where the step failed
@@ -27,7 +27,7 @@ struct StepArgs {
 
 template <typename T>
 struct SenseArgs {
-  const Engine* engine;
+  Engine* engine;
   Rows<T> x, u, input;
   T* y;  // [ny]; NaN where the reading failed
   int32_t* status;
@@ -35,7 +35,7 @@ struct SenseArgs {
 
 template <typename T>
 struct LinearizeArgs {
-  const Engine* engine;
+  Engine* engine;
   int nstep;
   double eps;
   bool centered;
@@ -46,7 +46,7 @@ struct LinearizeArgs {
 
 template <typename T>
 struct RolloutArgs {
-  const Engine* engine;
+  Engine* engine;
   int nstep, horizon;
   Rows<T> x0, xs_ref, us_ref, K, noise;  // [nx] [T, nx] [T, nu] [T, nu, ndx] [T, nu]
   Rows<T> input;

@@ -191,7 +191,7 @@ def _programs(env: Env) -> tuple[Callable[..., Any], Callable[..., Any]]:
             reward = bound.reward(world.x, u, x)
         obs, memory = look(look_key, bound, after)
         failed = bound.failed(x, bound.sense(x, u)) | (status != Status.OK)
-        metrics = {} if bound.metrics is None else bound.metrics(x, u)
+        metrics = {} if bound.metrics is None else bound.metrics(world.x, u)
         over = (after.t >= env.horizon) & ~failed
         return after._replace(memory=memory), _Step(obs, reward, failed, over, metrics)
 

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
@@ -86,7 +87,8 @@ def engine(
         centered: central differences, twice the cost and one order more accurate.
         threads: threads of a batched call, by default all cores of this process.
         variants: models that differ from `model` in numbers only (masses, friction, gains, lengths), which
-            simulations may be run with; `inputs` then has to name one (`make_inputs(variant=…)`).
+            simulations may be run with; `inputs` then has to name one (`make_inputs(variant=…)`). Mocap poses
+            that are not given are those of `model`.
 
     Raises:
         ValueError: the model has state outside (qpos, qvel, act): delays, plasticity, plugins, sleeping; or a
@@ -187,22 +189,28 @@ def _prepared(model: mujoco.MjModel, sensors: bool) -> mujoco.MjModel:
     return model
 
 
+TEXTS = ("nnames", "nnames_map", "npaths", "ntext", "ntextdata")
+OPTIONS = ("timestep", "integrator", "cone", "disableflags", "enableflags")
+STRUCTURE = ("actuator_ctrlrange", "actuator_ctrllimited", "actuator_dyntype", "eq_active0")
+
+
 def _check_alike(model: mujoco.MjModel, other: mujoco.MjModel, number: int) -> None:
-    """Simulations share their memory, whose layout is that of the first model."""
-    structure = (
-        "nq", "nv", "na", "nu", "nbody", "njnt", "ngeom", "nsite", "ntendon", "neq", "nsensor", "nmocap",
-        "nsensordata", "nM", "nuserdata", "body_parentid", "body_mocapid", "dof_parentid", "jnt_type",
-        "geom_type", "actuator_trntype", "actuator_ctrlrange", "actuator_ctrllimited", "eq_type",
-        "sensor_type",
-    )  # fmt: skip
-    for name in structure:
-        if not np.array_equal(getattr(model, name), getattr(other, name)):
-            raise ValueError(
-                f"variant {number} of model '{model_name(model)}' has another {name}: variants may differ in "
-                "numbers such as masses, friction, gains and lengths, not in structure or control limits"
-            )
-    if model.opt.integrator != other.opt.integrator:
-        raise ValueError(f"variant {number} of model '{model_name(model)}' has another integrator")
+    """Simulations share their memory, whose layout is that of the first model: every size has to be the same.
+
+    So has what is joined to what (ids and types), and what calls read of the first model only.
+    """
+    sizes = [n for n in dir(model) if n.startswith("n") and isinstance(getattr(model, n), int)]
+    links = [n for n in dir(model) if n.endswith(("id", "_type", "_trntype", "_objtype", "_adr"))]
+    links = [n for n in links if isinstance(getattr(model, n), np.ndarray)]
+    names = [*(n for n in sizes if n not in TEXTS), *links, *STRUCTURE]
+    different = [n for n in names if not np.array_equal(getattr(model, n), getattr(other, n))]
+    different += [f"opt.{n}" for n in OPTIONS if getattr(model.opt, n) != getattr(other.opt, n)]
+    if different:
+        raise ValueError(
+            f"variant {number} of model '{model_name(model)}' has another {different[0]}: variants may "
+            "differ in numbers such as masses, friction, gains and lengths, not in structure, options or "
+            "control limits"
+        )
 
 
 def _inputs(
@@ -235,6 +243,8 @@ def _inputs(
             if not nvariant:
                 raise ValueError("this engine has one model: make it with engine(model, variants=[…])")
             _check_shapes("make_inputs", variant=(jnp.asarray(variant), ()))
+            if not isinstance(variant, jax.Array) and variant not in range(nvariant + 1):
+                raise ValueError(f"make_inputs: variant must be one of 0 to {nvariant}, got {variant}")
         if nvariant:
             rows.append(np.zeros(1) if variant is None else variant)
         return jnp.concatenate([jnp.asarray(row, dtype).reshape(-1) for row in rows])

@@ -30,8 +30,8 @@ def cem(
 ) -> Planner:
     """The planner whose mean and standard deviation become those of the best samples.
 
-    iCEM is `noise=coloured(2)`: noise of a colour, the best samples kept for the next iteration and, shifted,
-    for the next plan, and the best sample of all acted on.
+    Of iCEM it has, with `noise=coloured(2)`, noise of a colour, the best samples kept for the next iteration
+    and, shifted, for the next plan, and the best sample of all acted on; not its shrinking population.
 
     Args:
         env: the task.

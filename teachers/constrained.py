@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from gps.rollout import trajectory_costs
-from gps.types import Env, LinearGaussian, Trajectory
+from gps.types import Env, LinearGaussian, Status, Trajectory
 from teachers.ilqr import Guess as Plan
 from teachers.ilqr import ilqr
+from teachers.line_search import total
 from teachers.planner import Planner, Solution, SolveStatus
 
 __all__ = ["Constraints", "constrained"]
@@ -101,6 +102,8 @@ def constrained(
         if not least < value < math.inf:
             raise ValueError(f"{name} must be greater than {least} and finite, came {value}")
 
+    if not penalty <= largest < math.inf:
+        raise ValueError(f"largest must be at least the penalty, {penalty}, and finite, came {largest}")
     plain = planner(env, horizon=T, iterations=inner)
 
     def read(path: Trajectory, t0: Array) -> Multipliers:
@@ -160,7 +163,8 @@ def constrained(
             return Guess(plan, multipliers, rho), solution, violation, trace, i + 1
 
         def going(carry: tuple) -> Array:
-            return (carry[2] > tolerance) & (carry[4] < iterations)
+            unfinished = (carry[2] > tolerance) | (carry[1].status == SolveStatus.MAX_ITERATIONS)
+            return unfinished & (carry[4] < iterations)
 
         blank = jax.eval_shape(plain.improve, key, x0, guess.plan, t0)[0]
         nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank)
@@ -174,11 +178,13 @@ def constrained(
         )
         guess, solution, violation, trace, count = jax.lax.while_loop(going, turn, start)
         path = solution.trajectory._replace(costs=_costs(env, solution.trajectory, t0))
-        held = jnp.where(violation <= tolerance, SolveStatus.CONVERGED, SolveStatus.MAX_ITERATIONS)
-        status = jnp.where(solution.status >= SolveStatus.NOT_PD, solution.status, held)
+        # Feasible and stationary; an inner solve that was cut short says why.
+        status = jnp.where(violation <= tolerance, solution.status, SolveStatus.MAX_ITERATIONS)
+        status = jnp.where(solution.status >= SolveStatus.NOT_PD, solution.status, status)
+        status = jnp.where(path.status == Status.OK, status, SolveStatus.DIVERGED)
         solution = solution._replace(
             trajectory=path,
-            cost=jnp.sum(path.costs),
+            cost=total(path),
             status=status.astype(jnp.int32),
             iterations=count,
         )

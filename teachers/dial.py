@@ -11,7 +11,7 @@ from gps.types import Env
 from teachers.mppi import soft_weights
 from teachers.noise import Noise, spline
 from teachers.planner import Planner
-from teachers.sampling import Returns, Samples, Strategy, check_std, sampled, shaped
+from teachers.sampling import Returns, Samples, Strategy, check_std, sampled, shaped, shaped_std
 
 __all__ = ["dial"]
 
@@ -74,6 +74,6 @@ def dial(
         def weigh(memory: Array, samples: Samples) -> tuple[Array, PyTree]:
             return soft_weights(samples.costs, temperature), cooler * memory
 
-        return Strategy(begin, draw, weigh, lambda memory: memory)
+        return Strategy(begin, draw, weigh, lambda memory: shaped_std(memory, basis))
 
     return sampled(env, strategy, horizon, iterations, samples, returns=returns, **common)

@@ -62,7 +62,7 @@ def ilqs(
         proposed, mean = proposer.improve(key, x0, guess.mean, t0)
         own = total(simulate(env, x0, guess.plan.plan, jnp.asarray(t0, jnp.int32)))
         fresh = open_loop(env, x0, proposed.trajectory.us)
-        better = proposed.cost < own
+        better = total(proposed.trajectory) < own
         start = jax.tree.map(lambda new, old: jnp.where(better, new, old), fresh, guess.plan.plan)
         solution, plan = polisher.improve(key, x0, guess.plan._replace(plan=start), t0)
         return solution, Guess(mean._replace(us=solution.trajectory.us), plan)

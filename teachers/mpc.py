@@ -66,7 +66,7 @@ def mpc(
     if start is not None and jnp.shape(start) != (env.nu,):
         raise ValueError(f"start must be one control of shape ({env.nu},), came shape {jnp.shape(start)}")
     if value is not None:
-        model = model._replace(final_cost=lambda x, y: value(x))
+        model = _ending_in(model, value)
     replan = planner(model, horizon=horizon, iterations=iterations)
     first = planner(model, horizon=horizon, iterations=max(1, initial_iterations))
     T = replan.horizon
@@ -88,6 +88,13 @@ def mpc(
         return _action(solution), _usable(solution, replan.shift(guess), blank(x))
 
     return Teacher(init, act)
+
+
+def _ending_in(env: Env, value: Callable[[Array], Array]) -> Env:
+    """The env with this final cost, in every context."""
+    return env._replace(
+        final_cost=lambda x, y: value(x), bind=lambda context: _ending_in(env.bind(context), value)
+    )
 
 
 def _action(solution: Solution) -> Action:

@@ -1,7 +1,7 @@
 """Shapes in time of the noise that planners sample with: maps [T, m] from m numbers to T controls.
 
-A basis is made once per planner. Rows have norm 1 (or nearly, between the knots of a spline), so that white
-noise of variance 1 becomes noise of variance 1 at every step.
+A basis is made once per planner. White noise of variance 1 becomes noise of variance 1 at every step, but
+between the knots of a spline, where it is about half.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
     mean plan ──▶ samples ──▶ rollouts ──▶ weights ──▶ the samples' weighted mean ──▶ …
 
 Every method is a `Strategy`: how samples are drawn and how they are weighed. The mean plan is always one of
-the samples, so that none is worse than the last.
+the samples, so that the best of them is never worse than the last plan.
 """
 
 import math
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from gps.rollout import clip_control, open_loop
-from gps.types import Env, Limits, LinearGaussian, Trajectory
+from gps.types import Env, Limits, LinearGaussian, Status, Trajectory
 from teachers.line_search import simulate, total
 from teachers.noise import Noise
 from teachers.planner import Planner, Solution, SolveStatus
@@ -32,6 +32,7 @@ __all__ = [
     "fixed_noise",
     "sampled",
     "shaped",
+    "shaped_std",
     "unit_of",
 ]
 
@@ -133,6 +134,8 @@ def sampled(
         )
     if returns not in get_args(Returns):
         raise ValueError(f"returns must be one of {', '.join(get_args(Returns))}, came {returns!r}")
+    if worlds is None and objective != "average":
+        raise ValueError(f"objective={objective!r} is over worlds: pass worlds=… too")
     risk = None if worlds is None else _risk(worlds, objective)
     unit = unit_of(env, scale)
     strategy = make_strategy(T, env.nu)
@@ -196,7 +199,8 @@ def sampled(
             best = jnp.argmin(costs)
             path, cost = jax.tree.map(lambda leaf: leaf[best], paths), costs[best]
             path = path if isinstance(path, Trajectory) else run(x0, path, t0)
-            guess = guess._replace(us=jnp.where(jnp.isfinite(cost), path.us, guess.us))
+            sound = jnp.isfinite(cost) & (path.status == Status.OK)
+            guess = guess._replace(us=jnp.where(sound, path.us, guess.us))
         std = strategy.std(memory) * unit.astype(x0.dtype)[None]
         return _solution(env, path, cost, std, iterations), guess, trace
 
@@ -228,7 +232,14 @@ def fixed_noise(T: int, nu: int, std: float, noise: Noise) -> Strategy:
     def weigh(memory: PyTree, samples: Samples) -> tuple[Array, PyTree]:
         return jnp.full_like(samples.costs, 1 / samples.costs.shape[0]), memory
 
-    return Strategy(lambda dtype: jnp.full((T, nu), std, dtype), draw, weigh, lambda memory: memory)
+    return Strategy(
+        lambda dtype: jnp.full((T, nu), std, dtype), draw, weigh, lambda memory: shaped_std(memory, basis)
+    )
+
+
+def shaped_std(std: Float[Array, "T nu"], basis: Float[np.ndarray, "T m"]) -> Float[Array, "T nu"]:
+    """Standard deviation of `std` times noise with the shape of `basis`."""
+    return std * jnp.asarray(np.linalg.norm(basis, axis=1), std.dtype)[:, None]
 
 
 def shaped(
@@ -284,7 +295,7 @@ def _risk(worlds: PyTree, objective: Objective) -> Callable[[Float[Array, " W"]]
         raise ValueError(
             f"objective must be 'average', 'worst' or a share above 0 and at most 1, came {objective!r}"
         )
-    count = max(1, round(objective * sizes.pop()))
+    count = math.ceil(objective * sizes.pop())
     return lambda costs: jnp.mean(jax.lax.top_k(costs, count)[0])
 
 
@@ -304,7 +315,8 @@ def _solution(
     cov = jax.vmap(jnp.diag)(std**2)
     Quu = jax.vmap(jnp.diag)(1 / std**2)
     K = jnp.zeros((T, nu, env.ndx), path.us.dtype)
-    status = jnp.where(jnp.isfinite(cost), SolveStatus.MAX_ITERATIONS, SolveStatus.DIVERGED)
+    sound = jnp.isfinite(cost) & (path.status == Status.OK)
+    status = jnp.where(sound, SolveStatus.MAX_ITERATIONS, SolveStatus.DIVERGED)
     return Solution(
         trajectory=path,
         controller=LinearGaussian(path.xs[:-1], path.us, K, cov),

@@ -310,6 +310,7 @@ def _solution(env: Env, state: _State, x0: Array, t0: Array) -> Solution:
     q = back.Qu - jnp.einsum("tij,tj->ti", Quu, state.nominal)
     cov, definite = control_covariance(Quu, state.B, state.mu, "control")
     out_of = jnp.where(state.status == SolveStatus.RUNNING, SolveStatus.MAX_ITERATIONS, state.status)
+    out_of = jnp.where(path.status == Status.OK, out_of, SolveStatus.DIVERGED)
     return Solution(
         trajectory=path,
         controller=LinearGaussian(path.xs[:-1], path.us, back.K, cov),

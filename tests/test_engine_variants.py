@@ -84,9 +84,22 @@ def test_a_model_that_is_not_there_is_an_error_of_its_simulation_alone():
 
 def test_variants_are_checked():
     other = load(SMOOTH.replace("<freejoint/>", '<joint type="slide"/>'), integrator="implicitfast")
-    with pytest.raises(ValueError, match="variant 1 of model 'smooth' has another nq"):
+    with pytest.raises(ValueError, match="variant 1 of model 'smooth' has another n"):
         engine(BASE, variants=[other])
-    with pytest.raises(ValueError, match="variant 2 of model 'smooth' has another integrator"):
+    seen = load(SMOOTH.replace("<worldbody>", "<worldbody><camera/>"), integrator="implicitfast")
+    with pytest.raises(ValueError, match=r"variant 1 of model 'smooth' has another n(buffer|cam)"):
+        engine(BASE, variants=[seen])
+    slower = copy.copy(BASE)
+    slower.opt.timestep = 0.01
+    with pytest.raises(ValueError, match=r"variant 1 of model 'smooth' has another opt\.timestep"):
+        engine(BASE, variants=[slower])
+    rewired = copy.copy(BASE)
+    rewired.actuator_trnid[0] = rewired.actuator_trnid[1]
+    with pytest.raises(ValueError, match="has another actuator_trnid"):
+        engine(BASE, variants=[rewired])
+    with pytest.raises(ValueError, match="variant must be one of 0 to 3, got 7"):
+        TOGETHER.make_inputs(variant=7)
+    with pytest.raises(ValueError, match=r"variant 2 of model 'smooth' has another opt\.integrator"):
         engine(BASE, variants=[BASE, load(SMOOTH)])
     with pytest.raises(ValueError, match="this engine has one model"):
         engine(BASE, inputs=True).make_inputs(variant=1)

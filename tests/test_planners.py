@@ -22,9 +22,6 @@ from teachers.planner import SolveStatus
 
 KEY, OTHER = jax.random.split(jax.random.key(5))
 NOISE = teachers.spline(8)
-ROLLOUTS = 3200
-"""What a planner that samples may spend; iLQR is given 100 iterations."""
-
 SAMPLING = {
     "predictive sampling": teachers.predictive_sampling,
     "mppi": teachers.mppi,
@@ -44,7 +41,7 @@ TASKS = {
     "pendulum": (functools.partial(pendulum, 40), (2.5, 0.0), 116.44759),
     "reacher": (functools.partial(reacher, 40), (-1.0, 1.0, 0.0, 0.0), 22.1497),
 }
-"""Task, start, best cost known: the least of iLQR from 32 random starts (`test_best_is_the_best`)."""
+"""Task, start, best cost known: the least of iLQR from random starts (`test_best_is_the_best`)."""
 
 
 @cache
@@ -140,7 +137,7 @@ def test_samples_whose_cost_is_no_number_do_not_count(name, bad):
     planner = SAMPLING[name](env, iterations=20)
     solution, trace = jax.jit(planner.solve)(x0, jnp.zeros((20, 1)))
     assert np.sum(trace.lost) > 0
-    assert np.isfinite(solution.cost) and solution.cost < np.sum(trace.mean[0])
+    assert np.isfinite(solution.cost) and solution.cost < trace.mean[0]
     assert solution.status == SolveStatus.MAX_ITERATIONS
 
 

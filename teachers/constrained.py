@@ -197,9 +197,9 @@ def constrained(
 
     def shift(guess: Guess) -> Guess:
         later = tuple(jnp.concatenate([rows[1:], rows[-1:]]) for rows in guess.multipliers.stage)
-        return guess._replace(
-            plan=plain.shift(guess.plan), multipliers=guess.multipliers._replace(stage=later)
-        )
+        # ρ begins again: where x0 itself violates a constraint it grows, and would never fall.
+        rho = jnp.full_like(guess.penalty, penalty)
+        return Guess(plain.shift(guess.plan), guess.multipliers._replace(stage=later), rho)
 
     def solve(
         x0: Float[Array, " nx"],

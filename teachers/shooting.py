@@ -5,7 +5,7 @@ Giftthaler et al. 2018 (arXiv:1711.11006); the forward pass is that of feasibili
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -102,6 +102,8 @@ def multiple_shooting(
         raise ValueError(f"grid needs step sizes above 0 and at most 1, came {tuple(grid)}")
     if not tolerance >= 0:
         raise ValueError(f"tolerance must be at least 0, came {tolerance}")
+    if hessian not in get_args(Hessian):
+        raise ValueError(f"hessian must be one of {', '.join(get_args(Hessian))}, came {hessian!r}")
     check_schedule(schedule)
     step = guard_step(env.step)
 

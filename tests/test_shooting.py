@@ -119,6 +119,7 @@ WRONG = {
     "horizon >= 1 and iterations >= 1": {"horizon": 0},
     "grid needs step sizes above 0": {"grid": (0.0,)},
     "tolerance must be at least 0": {"tolerance": -1.0},
+    "hessian must be one of": {"hessian": "gauss-newton"},
     "schedule is": {"schedule": (0.0, 1.0, 0.5, 2.0)},
 }
 

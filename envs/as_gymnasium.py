@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from gps.placement import cpu_jit
 from gps.types import Env, Status
 
-__all__ = ["GymnasiumEnv", "GymnasiumVectorEnv", "as_gymnasium", "as_gymnasium_vector"]
+__all__ = ["as_gymnasium", "as_gymnasium_vector"]
 
 
 class _World(NamedTuple):
@@ -116,14 +116,18 @@ class GymnasiumVectorEnv(VectorEnv):
         def advance(
             keys: Key[Array, " n"], worlds: _World, actions: Array, over: Bool[Array, " n"]
         ) -> tuple[_World, _Step]:
-            going, seen = jax.vmap(step)(worlds, actions)
-            fresh, obs = jax.vmap(reset)(keys)
-            begun = _Step(obs, *jax.tree.map(jnp.zeros_like, seen[1:]))
+            went = jax.vmap(step)(worlds, actions)
 
-            def pick(new: Array, old: Array) -> Array:
-                return jnp.where(over.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+            def begin_again() -> tuple[_World, _Step]:
+                fresh, obs = jax.vmap(reset)(keys)
+                begun = _Step(obs, *jax.tree.map(jnp.zeros_like, went[1][1:]))
 
-            return jax.tree.map(pick, (fresh, begun), (going, seen))
+                def pick(new: Array, old: Array) -> Array:
+                    return jnp.where(over.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+                return jax.tree.map(pick, (fresh, begun), went)
+
+            return jax.lax.cond(jnp.any(over), begin_again, lambda: went)
 
         self._reset, self._step = cpu_jit(jax.vmap(reset)), cpu_jit(advance)
         self.num_envs = num_envs
@@ -164,8 +168,7 @@ class GymnasiumVectorEnv(VectorEnv):
 def _programs(env: Env) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """(key → world, observation) and (world, action → world, step)."""
 
-    def look(key: Array, bound: Env, world: _World) -> tuple[PyTree, PyTree]:
-        y = bound.sense(world.x, world.u)
+    def look(key: Array, bound: Env, world: _World, y: Array) -> tuple[PyTree, PyTree]:
         return bound.observer.observe(key, world.memory, world.x, y, world.u)
 
     def reset(key: Key[Array, ""]) -> tuple[_World, PyTree]:
@@ -176,7 +179,7 @@ def _programs(env: Env) -> tuple[Callable[..., Any], Callable[..., Any]]:
         world = _World(
             key, context, x, jnp.zeros(env.nu, x.dtype), bound.observer.init(memory_key), jnp.int32(0)
         )
-        obs, memory = look(look_key, bound, world)
+        obs, memory = look(look_key, bound, world, bound.sense(x, world.u))
         return world._replace(memory=memory), obs
 
     def step(world: _World, action: Array) -> tuple[_World, _Step]:
@@ -189,8 +192,9 @@ def _programs(env: Env) -> tuple[Callable[..., Any], Callable[..., Any]]:
             reward = -bound.cost(world.x, u, bound.sense(world.x, u), world.t)
         else:
             reward = bound.reward(world.x, u, x)
-        obs, memory = look(look_key, bound, after)
-        failed = bound.failed(x, bound.sense(x, u)) | (status != Status.OK)
+        y = bound.sense(x, u)
+        obs, memory = look(look_key, bound, after, y)
+        failed = bound.failed(x, y) | (status != Status.OK)
         metrics = {} if bound.metrics is None else bound.metrics(world.x, u)
         over = (after.t >= env.horizon) & ~failed
         return after._replace(memory=memory), _Step(obs, reward, failed, over, metrics)

@@ -40,11 +40,11 @@ def from_gymnasium(task: "str | gymnasium.Env", coarse: int | None = None, **opt
         task: an id such as "HalfCheetah-v5", or a made environment.
         coarse: implicitfast steps per control step of the planning model; 0: plan on the model itself.
             By default what `TASKS` says.
-        options: of `gymnasium.make`.
+        options: of `gymnasium.make` that leave the task as it is: `render_mode`, `max_episode_steps`, ….
 
     Raises:
         ImportError: gymnasium is not installed.
-        ValueError: a task that is not one of `TASKS`.
+        ValueError: a task that is not one of `TASKS`, or with other weights, ends or robots than by default.
     """
     wrapped = _made(task, options)
     name, spec = _spec(wrapped)
@@ -80,6 +80,19 @@ def state_of(env: "gymnasium.Env") -> Float[np.ndarray, " nx"]:
 
 # ------------------------------------------------------------------------------------- internals
 
+UNTOUCHED = {
+    "camera_id",
+    "camera_name",
+    "default_camera_config",
+    "frame_skip",
+    "height",
+    "max_geom",
+    "render_mode",
+    "visual_options",
+    "width",
+}
+"""Options of gymnasium's environments that leave reward, starts and ends alone."""
+
 
 def _made(task: "str | gymnasium.Env", options: dict[str, Any]) -> Any:
     try:
@@ -98,6 +111,12 @@ def _spec(made: Any) -> tuple[str, GymTask]:
         raise ValueError(
             f"no task {name!r} here: {hint}known are {', '.join(f'{kind}-v5' for kind in TASKS)}; for "
             "another use envs.from_mjcf(env.unwrapped.model, cost=…, substeps=env.unwrapped.frame_skip)"
+        )
+    changed = sorted(set(made.spec.kwargs) - UNTOUCHED) if made.spec else []
+    if changed:
+        raise ValueError(
+            f"{name} is known with the settings that it has by default, came {', '.join(changed)}: what is "
+            "said of its reward and its ends here would not hold"
         )
     return name, TASKS[kind]
 
@@ -126,8 +145,8 @@ def _reward(made: Any, spec: GymTask, dt: float) -> Callable[..., Array]:
     if spec.reads is None:
         none = jnp.zeros(0)
         return lambda x, u, x_next: spec.reward(x, u, x_next, dt, none, none)
-    model, reads, nq, skip = copy.copy(made.model), spec.reads, spec.nq, made.frame_skip
-    size = reads(model, mujoco.MjData(model)).size
+    model, reads, skip = copy.copy(made.model), spec.reads, made.frame_skip
+    nq, size = model.nq, reads(model, mujoco.MjData(model)).size
 
     def look(x: np.ndarray, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         data = mujoco.MjData(model)

@@ -30,7 +30,6 @@ HOPPER_SPEED = 2.4
 class GymTask(NamedTuple):
     """One task. x = (qpos, qvel)."""
 
-    nq: int
     start: Callable[..., Float[Array, " nx"]]
     """(key, qpos, qvel of the model's start) → x."""
     reward: Callable[..., Float[Array, ""]]
@@ -265,9 +264,8 @@ def _double(dt: float) -> tuple[Cost, FinalCost]:
 _SUBTREE = (mujoco.mjtSensor.mjSENS_SUBTREECOM, mujoco.mjtObj.mjOBJ_BODY)
 
 TASKS: dict[str, GymTask] = {
-    "HalfCheetah": GymTask(9, _start(0.1, 0.1), _forward(0.1), _half_cheetah, _observe(9, 1)),
+    "HalfCheetah": GymTask(_start(0.1, 0.1), _forward(0.1), _half_cheetah, _observe(9, 1)),
     "Hopper": GymTask(
-        nq=6,
         start=_start(5e-3),
         reward=_forward(1e-3, 1.0, _hopper_healthy),
         costs=_hopper,
@@ -276,7 +274,6 @@ TASKS: dict[str, GymTask] = {
         coarse=4,
     ),
     "Walker2d": GymTask(
-        nq=9,
         start=_start(5e-3),
         reward=_forward(1e-3, 1.0, _walker_healthy),
         costs=_walker,
@@ -285,7 +282,6 @@ TASKS: dict[str, GymTask] = {
         coarse=1,
     ),
     "Swimmer": GymTask(
-        nq=5,
         start=_start(0.1),
         reward=_forward(1e-4),
         costs=_swimmer,
@@ -294,7 +290,6 @@ TASKS: dict[str, GymTask] = {
         sensors=((*_SUBTREE, "torso"),),
     ),
     "Ant": GymTask(
-        nq=15,
         start=_start(0.1, 0.1),
         reward=_ant_reward,
         costs=_ant,
@@ -304,7 +299,6 @@ TASKS: dict[str, GymTask] = {
         coarse=4,
     ),
     "Humanoid": GymTask(
-        nq=24,
         start=_start(1e-2),
         reward=_humanoid_reward,
         costs=_humanoid,
@@ -314,10 +308,9 @@ TASKS: dict[str, GymTask] = {
         coarse=2,
         sensors=((*_SUBTREE, "torso"),),
     ),
-    "Reacher": GymTask(4, _reacher_start, _reacher_reward, _reacher, _reacher_observe, reads=_reacher_reads),
-    "InvertedPendulum": GymTask(2, _start(0.01), _pendulum_reward, _pendulum, lambda x: x, _pendulum_failed),
+    "Reacher": GymTask(_reacher_start, _reacher_reward, _reacher, _reacher_observe, reads=_reacher_reads),
+    "InvertedPendulum": GymTask(_start(0.01), _pendulum_reward, _pendulum, lambda x: x, _pendulum_failed),
     "InvertedDoublePendulum": GymTask(
-        nq=3,
         start=_start(0.1, 0.1),
         reward=_double_reward,
         costs=_double,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from gps.types import Env, LinearGaussian
-from teachers.planner import Planner, Solution
+from teachers.planner import Planner, Solution, usable
 
 __all__ = ["best_of"]
 
@@ -21,7 +21,8 @@ def best_of(
 ) -> Planner:
     """The planner that asks each of `planners` and hands out the plan that costs least.
 
-    Each goes on from its own guess, so that the best one may change from step to step.
+    Each goes on from its own guess, so that the best one may change from step to step; one whose plan
+    diverged begins again from the plan handed out.
 
     Args:
         env: the task.
@@ -44,7 +45,11 @@ def best_of(
     ) -> tuple[Solution, tuple[PyTree, ...]]:
         keys = jax.random.split(key, len(made))
         plans = [planner.improve(k, x0, own, t0) for planner, k, own in zip(made, keys, guess, strict=True)]
-        return cheapest([solution for solution, _ in plans])[0], tuple(own for _, own in plans)
+        best = cheapest([solution for solution, _ in plans])[0]
+        return best, tuple(
+            usable(solution, own, planner.begin(x0, best.trajectory.us))
+            for planner, (solution, own) in zip(made, plans, strict=True)
+        )
 
     def shift(guess: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
         return tuple(planner.shift(own) for planner, own in zip(made, guess, strict=True))

@@ -4,12 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from gps.types import Env
 from teachers.noise import Noise, spline
 from teachers.planner import Planner
-from teachers.sampling import Samples, Strategy, check_std, fixed_noise, sampled, unit_of
+from teachers.sampling import Samples, Strategy, check_std, sampled, spread_out, unit_of
 
 __all__ = ["cem"]
 
@@ -69,6 +70,6 @@ def cem(
             weights = jnp.zeros_like(samples.costs).at[best].set(share)
             return weights, jnp.maximum(jnp.sqrt(var), least)
 
-        return fixed_noise(T, nu, std, noise or spline(6))._replace(weigh=weigh)
+        return spread_out(np.full((T, nu), std), noise or spline(6), weigh)
 
     return sampled(env, strategy, horizon, iterations, samples, keep=keep, **common)

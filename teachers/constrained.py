@@ -13,7 +13,7 @@ from gps.types import Env, LinearGaussian, Status, Trajectory
 from teachers.ilqr import Guess as Plan
 from teachers.ilqr import ilqr
 from teachers.line_search import total
-from teachers.planner import Planner, Solution, SolveStatus
+from teachers.planner import Planner, Solution, SolveStatus, check_length, later
 
 __all__ = ["Constraints", "constrained"]
 
@@ -76,7 +76,8 @@ def constrained(
         J + Σ (max(0, λ + ρ g)² − λ²) / 2ρ + λᵀh + ½ ρ ‖h‖²
 
     and then takes λ ← max(0, λ + ρ g) for g ≤ 0 and λ ← λ + ρ h for h = 0. Where the largest violation has
-    not fallen to a quarter, ρ grows. It stops when that is at most `tolerance`. Limits of controls stay hard.
+    not fallen to a quarter, ρ grows. It stops when that is at most `tolerance` and iLQR has ended by itself.
+    Limits of controls stay hard. Quu and Σ of what is returned are those of the augmented cost.
 
     Args:
         env: the task.
@@ -93,17 +94,15 @@ def constrained(
     Raises:
         ValueError: settings that cannot work, or no constraint.
     """
-    T = env.horizon if horizon is None else horizon
-    if T < 1 or iterations < 1:
-        raise ValueError(f"a planner needs horizon >= 1 and iterations >= 1, came {T} and {iterations}")
+    T = check_length(env, horizon, iterations)
     if not any(constraints):
         raise ValueError("constrained needs at least one constraint: else use the planner itself")
     for name, value, least in (("penalty", penalty, 0), ("tolerance", tolerance, 0), ("growth", growth, 1)):
         if not least < value < math.inf:
             raise ValueError(f"{name} must be greater than {least} and finite, came {value}")
-
     if not penalty <= largest < math.inf:
         raise ValueError(f"largest must be at least the penalty, {penalty}, and finite, came {largest}")
+    asked = Constraints(*(None if f is None else _vector(f) for f in constraints))
     plain = planner(env, horizon=T, iterations=inner)
 
     def read(path: Trajectory, t0: Array) -> Multipliers:
@@ -112,20 +111,18 @@ def constrained(
         rows = (path.xs[:-1], path.us, path.ys[:-1], steps)
         stage = [
             jnp.zeros((T, 0), path.us.dtype) if f is None else jax.vmap(lambda *k, f=f: f(*k))(*rows)
-            for f in constraints[:2]
+            for f in asked[:2]
         ]
-        final = [
-            jnp.zeros(0, path.us.dtype) if f is None else f(path.xs[-1], path.ys[-1]) for f in constraints[2:]
-        ]
+        final = [jnp.zeros(0, path.us.dtype) if f is None else f(path.xs[-1], path.ys[-1]) for f in asked[2:]]
         return Multipliers((stage[0], stage[1]), (final[0], final[1]))
 
     def augmented(multipliers: Multipliers, rho: Array, t0: Array) -> Env:
         def cost(x: Array, u: Array, y: Array, t: Array) -> Array:
             lam, nu = (row[t - t0] for row in multipliers.stage)
-            return env.cost(x, u, y, t) + _price(constraints[:2], (lam, nu), rho, (x, u, y, t))
+            return env.cost(x, u, y, t) + _price(asked[:2], (lam, nu), rho, (x, u, y, t))
 
         def final_cost(x: Array, y: Array) -> Array:
-            return env.final_cost(x, y) + _price(constraints[2:], multipliers.final, rho, (x, y))
+            return env.final_cost(x, y) + _price(asked[2:], multipliers.final, rho, (x, y))
 
         return env._replace(cost=cost, final_cost=final_cost)
 
@@ -196,10 +193,10 @@ def constrained(
         return improve_traced(key, x0, guess, t0)[:2]
 
     def shift(guess: Guess) -> Guess:
-        later = tuple(jnp.concatenate([rows[1:], rows[-1:]]) for rows in guess.multipliers.stage)
+        stage = tuple(later(rows) for rows in guess.multipliers.stage)
         # ρ begins again: where x0 itself violates a constraint it grows, and would never fall.
         rho = jnp.full_like(guess.penalty, penalty)
-        return Guess(plain.shift(guess.plan), guess.multipliers._replace(stage=later), rho)
+        return Guess(plain.shift(guess.plan), guess.multipliers._replace(stage=stage), rho)
 
     def solve(
         x0: Float[Array, " nx"],
@@ -213,6 +210,11 @@ def constrained(
 
 
 # ------------------------------------------------------------------------------------- internals
+
+
+def _vector(constraint: Callable[..., Array]) -> Callable[..., Float[Array, " n"]]:
+    """A constraint as a vector in the dtype of the state: a task's own constants may be wider."""
+    return lambda x, *rest: jnp.atleast_1d(constraint(x, *rest)).astype(x.dtype)
 
 
 def _price(functions: tuple, multipliers: tuple, rho: Array, at: tuple) -> Array:

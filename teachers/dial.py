@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
@@ -11,7 +10,7 @@ from gps.types import Env
 from teachers.mppi import soft_weights
 from teachers.noise import Noise, spline
 from teachers.planner import Planner
-from teachers.sampling import Returns, Samples, Strategy, check_std, sampled, shaped, shaped_std
+from teachers.sampling import Returns, Samples, Strategy, check_std, sampled, spread_out
 
 __all__ = ["dial"]
 
@@ -61,19 +60,12 @@ def dial(
             raise ValueError(f"{name} must be positive and finite, came {value}")
 
     def strategy(T: int, nu: int) -> Strategy:
-        basis = (noise or spline(6))(T)
         sooner = std * np.exp(-(T - 1 - np.arange(T)) / (over_horizon * T))
         cooler = math.exp(-1 / (over_iterations * iterations))
-
-        def begin(dtype: jnp.dtype) -> Array:
-            return jnp.broadcast_to(jnp.asarray(sooner, dtype)[:, None], (T, nu))
-
-        def draw(key: Array, memory: Array, n: int) -> tuple[Array, PyTree]:
-            return memory[None] * shaped(key, basis, n, nu, memory.dtype), ()
 
         def weigh(memory: Array, samples: Samples) -> tuple[Array, PyTree]:
             return soft_weights(samples.costs, temperature), cooler * memory
 
-        return Strategy(begin, draw, weigh, lambda memory: shaped_std(memory, basis))
+        return spread_out(np.broadcast_to(sooner[:, None], (T, nu)), noise or spline(6), weigh)
 
     return sampled(env, strategy, horizon, iterations, samples, returns=returns, **common)

@@ -19,8 +19,16 @@ from gps.expand import Hessian, linearise, quadratise
 from gps.rollout import open_loop
 from gps.types import Env, Limits, LinearDynamics, LinearGaussian, QuadraticCost, Trajectory
 from teachers.line_search import Search, line_search, simulate, total, try_steps
-from teachers.lqr import BackwardPass, Regularise, backward, control_covariance
-from teachers.planner import Planner, Solution, SolveStatus, Trace
+from teachers.lqr import BackwardPass, Regularise, action_values, backward, blank_pass
+from teachers.planner import (
+    Planner,
+    Solution,
+    SolveStatus,
+    Trace,
+    check_length,
+    check_warm_start,
+    later,
+)
 from teachers.schedule import SCHEDULE, Schedule, check_schedule, definite_backward, lower_mu, raise_mu
 
 __all__ = ["Guess", "ilqr", "shift"]
@@ -84,9 +92,7 @@ def ilqr(
     Raises:
         ValueError: horizon or iterations below 1, an empty or impossible grid, tolerance, schedule or name.
     """
-    T = env.horizon if horizon is None else horizon
-    if T < 1 or iterations < 1:
-        raise ValueError(f"ilqr needs horizon >= 1 and iterations >= 1, came {T} and {iterations}")
+    T = check_length(env, horizon, iterations)
     if every < 1 or 1 < every >= T:
         raise ValueError(f"every must be at least 1 and below the horizon, {T}, came {every}")
     if not grid or not all(0 < alpha < 1 for alpha in grid):
@@ -123,8 +129,7 @@ def ilqr(
     def begin(x0: Float[Array, " nx"], warm: LinearGaussian | Float[Array, "T nu"]) -> Guess:
         given = isinstance(warm, LinearGaussian)
         plan = warm if given else open_loop(env, x0, jnp.asarray(warm, x0.dtype))
-        if plan.us.shape != (T, env.nu):
-            raise ValueError(f"warm start must be [T, nu] = {(T, env.nu)}, came {plan.us.shape}")
+        check_warm_start(plan.us, T, env.nu)
         return Guess(plan, plan.xs[-1], jnp.asarray(schedule[0], x0.dtype))
 
     def from_guess(x0: Array, guess: Guess, t0: Array) -> tuple[Solution, Trace]:
@@ -154,8 +159,8 @@ def ilqr(
 
 def shift(plan: LinearGaussian, x_last: Float[Array, " nx"]) -> LinearGaussian:
     """The plan one control step later: the last control is repeated, around `x_last`, without feedback."""
-    later = jax.tree.map(lambda rows: jnp.concatenate([rows[1:], rows[-1:]]), plan)
-    return later._replace(xs=later.xs.at[-1].set(x_last), K=later.K.at[-1].set(0))
+    moved = jax.tree.map(later, plan)
+    return moved._replace(xs=moved.xs.at[-1].set(x_last), K=moved.K.at[-1].set(0))
 
 
 def _shift_guess(guess: Guess) -> Guess:
@@ -233,15 +238,7 @@ def _record(
 def _first_state(env: Env, plan: Trajectory, mu: Array, iterations: int) -> _State:
     T, nu = plan.us.shape
     zeros = lambda *shape: jnp.zeros(shape, plan.us.dtype)  # noqa: E731
-    back = BackwardPass(
-        k=zeros(T, nu),
-        K=zeros(T, nu, env.ndx),
-        Qu=zeros(T, nu),
-        Quu=zeros(T, nu, nu),
-        linear=zeros(),
-        quadratic=zeros(),
-        ok=jnp.asarray(False),
-    )
+    back = blank_pass(T, env.ndx, nu, plan.us.dtype)
     rows = zeros(iterations)
     trace = Trace(rows, rows, rows, rows, rows, rows, jnp.zeros(iterations, jnp.int32))
     cost = total(plan)
@@ -252,10 +249,7 @@ def _first_state(env: Env, plan: Trajectory, mu: Array, iterations: int) -> _Sta
 
 def _solution(state: _State, regularise: Regularise) -> Solution:
     plan, back = state.trajectory, state.back
-    q = back.Qu - jnp.einsum("tij,tj->ti", back.Quu, state.nominal)
-    finite = jnp.all(jnp.isfinite(back.Quu), axis=(1, 2)) & jnp.all(jnp.isfinite(q), axis=1)
-    Quu, q = jnp.where(finite[:, None, None], back.Quu, 0), jnp.where(finite[:, None], q, 0)
-    cov, definite = control_covariance(Quu, state.B, state.mu, regularise)
+    Quu, q, cov, definite = action_values(back, state.nominal, state.B, state.mu, regularise)
     status = jnp.where(state.status == SolveStatus.RUNNING, SolveStatus.MAX_ITERATIONS, state.status)
     return Solution(
         trajectory=plan,

@@ -13,10 +13,12 @@ from teachers.linalg import box_qp, free_solve, solve_spd
 __all__ = [
     "BackwardPass",
     "Regularise",
+    "action_values",
     "augment_value",
     "augmented_cost",
     "augmented_dynamics",
     "backward",
+    "blank_pass",
     "control_covariance",
 ]
 
@@ -112,6 +114,40 @@ def control_covariance(
 
     cov, ok = jax.vmap(invert)(Quu, B)
     return 0.5 * (cov + jnp.swapaxes(cov, 1, 2)), ok
+
+
+def action_values(
+    back: BackwardPass,
+    nominal: Float[Array, "T nu"],
+    B: Float[Array, "T ndx nu"],
+    mu: Float[Array, ""],
+    regularise: Regularise,
+) -> tuple[Float[Array, "T nu nu"], Float[Array, "T nu"], Float[Array, "T nu nu"], Bool[Array, " T"]]:
+    """(Quu, q, Σ, definite): Q(u) = ½ uᵀQuu u + qᵀu in absolute controls, zero where it overflowed.
+
+    `nominal` are the controls that the pass was made around.
+    """
+    q = back.Qu - jnp.einsum("tij,tj->ti", back.Quu, nominal)
+    finite = jnp.all(jnp.isfinite(back.Quu), axis=(1, 2)) & jnp.all(jnp.isfinite(q), axis=1)
+    Quu, q = jnp.where(finite[:, None, None], back.Quu, 0), jnp.where(finite[:, None], q, 0)
+    return Quu, q, *control_covariance(Quu, B, mu, regularise)
+
+
+def blank_pass(T: int, ndx: int, nu: int, dtype: jnp.dtype) -> BackwardPass:
+    """What stands for a pass before there was one."""
+
+    def zeros(*shape: int) -> Array:
+        return jnp.zeros(shape, dtype)
+
+    return BackwardPass(
+        k=zeros(T, nu),
+        K=zeros(T, nu, ndx),
+        Qu=zeros(T, nu),
+        Quu=zeros(T, nu, nu),
+        linear=zeros(),
+        quadratic=zeros(),
+        ok=jnp.asarray(False),
+    )
 
 
 def _gains(rows: Array, box: tuple[Array, Array] | None) -> tuple[Array, Array]:

@@ -1,16 +1,16 @@
 """Model-predictive control from the full state: replan at every step, with a closed-loop warm start."""
 
 import functools
+import math
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from gps.rollout import clip_control
-from gps.types import Action, Env, Gaussian, Status, Teacher
+from gps.types import Action, Env, Gaussian, Teacher
 from teachers.ilqr import ilqr
-from teachers.planner import Planner, Solution, SolveStatus
+from teachers.planner import Planner, Solution, SolveStatus, usable
 
 __all__ = ["mpc"]
 
@@ -56,7 +56,7 @@ def mpc(
     """
     model = env if env.planning is None else env.planning
     sizes, wanted = (model.nx, model.ndx, model.nu, model.dt), (env.nx, env.ndx, env.nu, env.dt)
-    if sizes != wanted:
+    if sizes[:3] != wanted[:3] or not math.isclose(model.dt, env.dt):
         raise ValueError(
             f"planning model must share (nx, ndx, nu, dt) = {wanted} with its env, came {sizes}: "
             "plan with coarser engine steps inside the same control step"
@@ -81,11 +81,11 @@ def mpc(
         if initial_iterations == 0:
             return fresh
         solution, guess = first.improve(key, x0, fresh)
-        return _usable(solution, guess, fresh)
+        return usable(solution, guess, fresh)
 
     def act(key: Array, state: PyTree, x: Float[Array, " nx"], t: Int[Array, ""]) -> tuple[Action, PyTree]:
         solution, guess = replan.improve(key, x, state, t)
-        return _action(solution), _usable(solution, replan.shift(guess), blank(x))
+        return _action(solution), usable(solution, replan.shift(guess), blank(x))
 
     return Teacher(init, act)
 
@@ -111,10 +111,3 @@ def _action(solution: Solution) -> Action:
     lost = ~finite | (solution.status == SolveStatus.DIVERGED)
     status = jnp.where(lost, SolveStatus.DIVERGED, jnp.where(indefinite, SolveStatus.NOT_PD, 0))
     return Action(Gaussian(mean, cov), Quu, q, status.astype(jnp.int32))
-
-
-def _usable(solution: Solution, guess: PyTree, blank: PyTree) -> PyTree:
-    """`guess`, or a fresh start where the solve diverged or met numbers that are not finite."""
-    finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(guess)])
-    usable = jnp.all(finite) & (solution.trajectory.status == Status.OK)
-    return jax.tree.map(lambda new, old: jnp.where(usable, new, old), guess, blank)

@@ -5,12 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from gps.types import Env
 from teachers.noise import Noise, spline
 from teachers.planner import Planner
-from teachers.sampling import Returns, Samples, Strategy, check_std, fixed_noise, sampled
+from teachers.sampling import Returns, Samples, Strategy, check_std, sampled, spread_out
 
 __all__ = ["mppi"]
 
@@ -55,7 +56,7 @@ def mppi(
         def weigh(memory: PyTree, samples: Samples) -> tuple[Array, PyTree]:
             return soft_weights(samples.costs, temperature), memory
 
-        return fixed_noise(T, nu, std, noise or spline(6))._replace(weigh=weigh)
+        return spread_out(np.full((T, nu), std), noise or spline(6), weigh)
 
     return sampled(env, strategy, horizon, iterations, samples, returns=returns, **common)
 

@@ -4,11 +4,22 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from gps.types import LinearGaussian, Trajectory
+from gps.types import Env, LinearGaussian, Status, Trajectory
 
-__all__ = ["Planner", "Solution", "SolveStatus", "Trace"]
+__all__ = [
+    "Planner",
+    "Solution",
+    "SolveStatus",
+    "Trace",
+    "check_length",
+    "check_warm_start",
+    "later",
+    "usable",
+]
 
 
 class SolveStatus(IntEnum):
@@ -83,3 +94,36 @@ class Planner(NamedTuple):
     """guess → guess, one control step later."""
     solve: Callable[..., tuple[Solution, PyTree]]
     """(x0, warm, t0=0, …) → (Solution, what happened in each iteration): a solve from nothing but `warm`."""
+
+
+# ------------------------------------------------------------------------ what planners share
+
+
+def check_length(env: Env, horizon: int | None, iterations: int) -> int:
+    """Control steps of a plan, `env.horizon` unless given.
+
+    Raises:
+        ValueError: less than one, or less than one iteration.
+    """
+    T = env.horizon if horizon is None else horizon
+    if T < 1 or iterations < 1:
+        raise ValueError(f"a planner needs horizon >= 1 and iterations >= 1, came {T} and {iterations}")
+    return T
+
+
+def check_warm_start(us: Array, T: int, nu: int) -> None:
+    """Raise ValueError unless the controls are those of a plan."""
+    if us.shape != (T, nu):
+        raise ValueError(f"warm start must be [T, nu] = {(T, nu)}, came {us.shape}")
+
+
+def later(rows: Float[Array, "T ..."]) -> Float[Array, "T ..."]:
+    """Rows one control step later; the last is repeated."""
+    return jnp.concatenate([rows[1:], rows[-1:]])
+
+
+def usable(solution: Solution, guess: PyTree, fresh: PyTree) -> PyTree:
+    """`guess`, or a fresh one where the solve diverged or met numbers that are not finite."""
+    finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(guess)])
+    sound = jnp.all(finite) & (solution.trajectory.status == Status.OK) & jnp.isfinite(solution.cost)
+    return jax.tree.map(lambda new, old: jnp.where(sound, new, old), guess, fresh)

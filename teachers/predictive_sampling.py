@@ -4,12 +4,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from gps.types import Env
 from teachers.noise import Noise, spline
 from teachers.planner import Planner
-from teachers.sampling import Samples, Strategy, check_std, fixed_noise, sampled
+from teachers.sampling import Samples, Strategy, check_std, sampled, spread_out
 
 __all__ = ["predictive_sampling"]
 
@@ -45,6 +46,6 @@ def predictive_sampling(
             costs = samples.costs
             return jax.nn.one_hot(jnp.argmin(costs), costs.shape[0], dtype=costs.dtype), memory
 
-        return fixed_noise(T, nu, std, noise or spline(6))._replace(weigh=weigh)
+        return spread_out(np.full((T, nu), std), noise or spline(6), weigh)
 
     return sampled(env, strategy, horizon, iterations, samples, **common)

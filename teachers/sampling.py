@@ -13,13 +13,14 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from gps.rollout import clip_control, open_loop
 from gps.types import Env, Limits, LinearGaussian, Status, Trajectory
 from teachers.line_search import simulate, total
 from teachers.noise import Noise
-from teachers.planner import Planner, Solution, SolveStatus
+from teachers.planner import Planner, Solution, SolveStatus, check_length, check_warm_start, later
 
 __all__ = [
     "Guess",
@@ -29,10 +30,8 @@ __all__ = [
     "Samples",
     "Strategy",
     "check_std",
-    "fixed_noise",
     "sampled",
-    "shaped",
-    "shaped_std",
+    "spread_out",
     "unit_of",
 ]
 
@@ -123,10 +122,8 @@ def sampled(
     Raises:
         ValueError: settings that cannot work, or a control without limits and no `scale`.
     """
-    T = env.horizon if horizon is None else horizon
+    T = check_length(env, horizon, iterations)
     fresh = samples - 1 - keep
-    if T < 1 or iterations < 1:
-        raise ValueError(f"a planner needs horizon >= 1 and iterations >= 1, came {T} and {iterations}")
     if keep < 0 or fresh < 1:
         raise ValueError(
             f"of {samples} samples one is the mean plan and {keep} are kept: at least one must be new, raise "
@@ -142,8 +139,7 @@ def sampled(
 
     def begin(x0: Float[Array, " nx"], warm: LinearGaussian | Float[Array, "T nu"]) -> Guess:
         us = warm.us if isinstance(warm, LinearGaussian) else jnp.asarray(warm, x0.dtype)
-        if us.shape != (T, env.nu):
-            raise ValueError(f"warm start must be [T, nu] = {(T, env.nu)}, came {us.shape}")
+        check_warm_start(us, T, env.nu)
         us = _clip(env, us)
         return Guess(us, jnp.broadcast_to(us[None], (keep, *us.shape)))
 
@@ -222,32 +218,23 @@ def sampled(
     return Planner(T, begin, improve, _shift, solve)
 
 
-def fixed_noise(T: int, nu: int, std: float, noise: Noise) -> Strategy:
-    """Draws noise that stays the same, without a `weigh` of its own: all samples count alike."""
+def spread_out(
+    std: Float[np.ndarray, "T nu"],
+    noise: Noise,
+    weigh: Callable[[PyTree, Samples], tuple[Float[Array, " S"], PyTree]],
+) -> Strategy:
+    """The strategy whose memory is the standard deviation of noise of this shape, `std` at first."""
+    T, nu = std.shape
     basis = noise(T)
 
-    def draw(key: Array, memory: PyTree, n: int) -> tuple[Array, PyTree]:
-        return memory[None] * shaped(key, basis, n, nu, memory.dtype), ()
+    def draw(key: Array, memory: Array, n: int) -> tuple[Array, PyTree]:
+        draws = jax.random.normal(key, (n, basis.shape[1], nu), memory.dtype)
+        return memory[None] * jnp.einsum("tm,nmu->ntu", jnp.asarray(basis, memory.dtype), draws), ()
 
-    def weigh(memory: PyTree, samples: Samples) -> tuple[Array, PyTree]:
-        return jnp.full_like(samples.costs, 1 / samples.costs.shape[0]), memory
+    def std_of(memory: Array) -> Array:
+        return memory * jnp.asarray(np.linalg.norm(basis, axis=1), memory.dtype)[:, None]
 
-    return Strategy(
-        lambda dtype: jnp.full((T, nu), std, dtype), draw, weigh, lambda memory: shaped_std(memory, basis)
-    )
-
-
-def shaped_std(std: Float[Array, "T nu"], basis: Float[np.ndarray, "T m"]) -> Float[Array, "T nu"]:
-    """Standard deviation of `std` times noise with the shape of `basis`."""
-    return std * jnp.asarray(np.linalg.norm(basis, axis=1), std.dtype)[:, None]
-
-
-def shaped(
-    key: Key[Array, ""], basis: Float[np.ndarray, "T m"], n: int, nu: int, dtype: jnp.dtype
-) -> Float[Array, "n T nu"]:
-    """Noise of variance 1 with the shape of `basis`."""
-    draws = jax.random.normal(key, (n, basis.shape[1], nu), dtype)
-    return jnp.einsum("tm,nmu->ntu", jnp.asarray(basis, dtype), draws)
+    return Strategy(lambda dtype: jnp.asarray(std, dtype), draw, weigh, std_of)
 
 
 def check_std(std: float, name: str = "std") -> None:
@@ -264,13 +251,15 @@ def _clip(env: Env, us: Float[Array, "... nu"]) -> Float[Array, "... nu"]:
     return clip_control(us, Limits(*(jnp.reshape(jnp.asarray(side), shape) for side in env.limits)))
 
 
-def unit_of(env: Env, scale: np.ndarray | None) -> Float[np.ndarray, " nu"]:
-    """What a deviation of 1 is."""
+def unit_of(env: Env, scale: np.ndarray | None) -> Float[Array | np.ndarray, " nu"]:
+    """What a deviation of 1 is. Limits that vary with the context, and are traced, are not checked."""
     if scale is not None:
         unit = np.broadcast_to(np.asarray(scale, float), (env.nu,))
         if not np.all((unit > 0) & np.isfinite(unit)):
             raise ValueError(f"scale must be positive and finite for each of {env.nu} controls, came {scale}")
         return unit
+    if any(isinstance(side, Tracer) for side in env.limits):
+        return jnp.broadcast_to(0.5 * (env.limits.high - env.limits.low), (env.nu,))
     low, high = (np.broadcast_to(np.asarray(side, float), (env.nu,)) for side in env.limits)
     unit = (high - low) / 2
     open_ended = np.flatnonzero(~np.isfinite(unit))
@@ -300,12 +289,8 @@ def _risk(worlds: PyTree, objective: Objective) -> Callable[[Float[Array, " W"]]
 
 
 def _shift(guess: Guess) -> Guess:
-    """One control step later; the last control is repeated."""
-
-    def later(us: Array) -> Array:
-        return jnp.concatenate([us[..., 1:, :], us[..., -1:, :]], axis=-2)
-
-    return Guess(later(guess.us), later(guess.elites))
+    """One control step later."""
+    return Guess(later(guess.us), jax.vmap(later)(guess.elites))
 
 
 def _solution(

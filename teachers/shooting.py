@@ -16,8 +16,8 @@ from gps.expand import Hessian, linearise, quadratise
 from gps.rollout import clip_control, guard_step, open_loop, trajectory_costs
 from gps.types import Env, LinearDynamics, LinearGaussian, QuadraticCost, Status, Trajectory
 from teachers.line_search import simulate, total
-from teachers.lqr import BackwardPass, backward, control_covariance
-from teachers.planner import Planner, Solution, SolveStatus
+from teachers.lqr import BackwardPass, action_values, backward, blank_pass
+from teachers.planner import Planner, Solution, SolveStatus, check_length, check_warm_start, later
 from teachers.schedule import SCHEDULE, Schedule, check_schedule, definite_backward, lower_mu, raise_mu
 
 __all__ = ["Nodes", "ShootingTrace", "multiple_shooting"]
@@ -95,9 +95,7 @@ def multiple_shooting(
     Raises:
         ValueError: settings that cannot work.
     """
-    T = env.horizon if horizon is None else horizon
-    if T < 1 or iterations < 1:
-        raise ValueError(f"a planner needs horizon >= 1 and iterations >= 1, came {T} and {iterations}")
+    T = check_length(env, horizon, iterations)
     if not grid or not all(0 < alpha <= 1 for alpha in grid):
         raise ValueError(f"grid needs step sizes above 0 and at most 1, came {tuple(grid)}")
     if not tolerance >= 0:
@@ -205,10 +203,11 @@ def multiple_shooting(
         else:
             us = jnp.asarray(warm, x0.dtype)
             xs = None
-        if us.shape != (T, env.nu):
-            raise ValueError(f"warm start must be [T, nu] = {(T, env.nu)}, came {us.shape}")
+        check_warm_start(us, T, env.nu)
         if xs is None:
             xs = simulate(env, x0, open_loop(env, x0, us), jnp.int32(0)).xs
+        if xs.shape != (T + 1, env.nx):
+            raise ValueError(f"nodes must be [T+1, nx] = {(T + 1, env.nx)}, came {xs.shape}")
         return Nodes(xs, us, jnp.asarray(schedule[0], x0.dtype))
 
     def from_nodes(x0: Array, guess: Nodes, t0: Array) -> tuple[Solution, Nodes, ShootingTrace]:
@@ -218,7 +217,6 @@ def multiple_shooting(
             cost, ys = cost_of(xs, us, t0)
             gaps = gaps_of(xs, us)
             fine = jnp.isfinite(cost) & jnp.all(jnp.isfinite(gaps))
-            blank = _blank(T, env, x0.dtype)
             rows = jnp.zeros(iterations, x0.dtype)
             state = _State(
                 xs=xs,
@@ -226,7 +224,7 @@ def multiple_shooting(
                 ys=ys,
                 gaps=gaps,
                 cost=cost,
-                back=blank,
+                back=blank_pass(T, env.ndx, env.nu, x0.dtype),
                 B=jnp.zeros((T, env.ndx, env.nu), x0.dtype),
                 nominal=us,
                 mu=guess.mu,
@@ -250,9 +248,6 @@ def multiple_shooting(
         return from_nodes(x0, guess, jnp.asarray(t0, jnp.int32))[:2]
 
     def shift(guess: Nodes) -> Nodes:
-        def later(rows: Array) -> Array:
-            return jnp.concatenate([rows[1:], rows[-1:]])
-
         return Nodes(later(guess.xs), later(guess.us), guess.mu)
 
     def solve(
@@ -287,37 +282,18 @@ def _model_change(
     return jnp.sum(slopes) + cost.q[-1] @ dx, jnp.sum(bends) + dx @ cost.Q[-1] @ dx
 
 
-def _blank(T: int, env: Env, dtype: jnp.dtype) -> BackwardPass:
-    def zeros(*shape: int) -> Array:
-        return jnp.zeros(shape, dtype)
-
-    nu = env.nu
-    return BackwardPass(
-        zeros(T, nu),
-        zeros(T, nu, env.ndx),
-        zeros(T, nu),
-        zeros(T, nu, nu),
-        zeros(),
-        zeros(),
-        jnp.asarray(False),
-    )
-
-
 def _solution(env: Env, state: _State, x0: Array, t0: Array) -> Solution:
     back = state.back
     controller = LinearGaussian(state.xs[:-1], state.us, back.K, jnp.zeros_like(back.Quu))
     path = simulate(env, x0, controller, t0)
-    finite = jnp.all(jnp.isfinite(back.Quu), axis=(1, 2))
-    Quu = jnp.where(finite[:, None, None], back.Quu, 0)
-    q = back.Qu - jnp.einsum("tij,tj->ti", Quu, state.nominal)
-    cov, definite = control_covariance(Quu, state.B, state.mu, "control")
+    Quu, q, cov, definite = action_values(back, state.nominal, state.B, state.mu, "control")
     out_of = jnp.where(state.status == SolveStatus.RUNNING, SolveStatus.MAX_ITERATIONS, state.status)
     out_of = jnp.where(path.status == Status.OK, out_of, SolveStatus.DIVERGED)
     return Solution(
         trajectory=path,
         controller=LinearGaussian(path.xs[:-1], path.us, back.K, cov),
         Quu=Quu,
-        q=jnp.where(jnp.isfinite(q), q, 0),
+        q=q,
         definite=definite,
         cost=total(path),
         mu=state.mu,

@@ -186,7 +186,7 @@ def test_a_task_that_is_wrong_is_refused_before_anything_is_written(
             ["--env", "bad_tasks:no_default"],
             "no_default needs a value for 'length', which no option can give",
         ),
-        (["--env", "bad_tasks:unlimited", "--teacher.horizon", "0"], "ilqr needs horizon >= 1"),
+        (["--env", "bad_tasks:unlimited", "--teacher.horizon", "0"], "a planner needs horizon >= 1"),
         (["--env", "bad_tasks:unlimited", "--student.hidden", "0"], "hidden must be a tuple of widths"),
         (["--env", "bad_tasks:unlimited", "--seed", str(2**64)], "--seed must be at most"),
         (["--env", "bad_tasks:unlimited", "--run-dir", "old [1]"], "choose a path without [ ]"),

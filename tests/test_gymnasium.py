@@ -38,7 +38,8 @@ def test_rewards_states_and_ends_are_gymnasiums_own(kind):
     for i in range(100):
         x = state_of(world)
         if kind in READS_STALE:
-            world.unwrapped.set_state(x[: TASKS[kind].nq], x[TASKS[kind].nq :])
+            nq = world.unwrapped.model.nq
+            world.unwrapped.set_state(x[:nq], x[nq:])
         u = world.action_space.sample()
         obs, theirs, terminated, _, _ = world.step(u)
         x_next = state_of(world)
@@ -72,8 +73,12 @@ def test_episodes_begin_as_gymnasiums_do(kind):
         world.reset(seed=seed)
         theirs.append(state_of(world))
     theirs = np.array(theirs)
-    np.testing.assert_allclose(ours.mean(axis=0), theirs.mean(axis=0), atol=5 * theirs.std(axis=0).max() / 15)
-    np.testing.assert_allclose(ours.std(axis=0), theirs.std(axis=0), rtol=0.25, atol=1e-12)
+    means, spread = theirs.mean(axis=0), theirs.std(axis=0)
+    np.testing.assert_array_less(np.abs(ours.mean(axis=0) - means), 5 * spread / np.sqrt(150) + 1e-9)
+    np.testing.assert_allclose(ours.std(axis=0), spread, rtol=0.25, atol=1e-12)
+    # Uniform and normal noise differ in how far they reach: 1.7 and some 3 deviations.
+    reach = lambda rows: np.abs(rows - means).max(axis=0) / np.maximum(spread, 1e-9)  # noqa: E731
+    np.testing.assert_array_equal(reach(ours) > 2.2, reach(theirs) > 2.2)
 
 
 def test_planning_models_are_coarser_and_near():
@@ -89,6 +94,9 @@ def test_planning_models_are_coarser_and_near():
 def test_a_task_that_is_not_known_says_what_to_do():
     with pytest.raises(ValueError, match=r"no task 'CartPole-v1' here.*envs.from_mjcf"):
         from_gymnasium("CartPole-v1")
+    with pytest.raises(ValueError, match=r"settings that it has by default, came forward_reward_weight"):
+        from_gymnasium("HalfCheetah-v5", forward_reward_weight=2.0)
+    assert from_gymnasium("HalfCheetah-v5", max_episode_steps=7).horizon == 7
 
 
 # ------------------------------------------------------------------------------- the other way
@@ -138,7 +146,7 @@ def test_worlds_of_a_vector_are_worlds_and_begin_again():
         assert worlds.observation_space.contains(obs) and not np.any(terminated)
     # Three steps, the step that begins a new episode, and two of its three.
     np.testing.assert_array_equal(np.array(ends)[:, 0], [False, False, True, False, False, False])
-    assert np.any(obs != first)
+    assert np.all(obs[:, 1] != first[:, 1]), "worlds that begin again have new targets"
     again, _ = as_gymnasium_vector(env, 4).reset(seed=1)
     np.testing.assert_array_equal(first, again)
 

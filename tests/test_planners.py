@@ -33,6 +33,11 @@ SAMPLING = {name: functools.partial(make, samples=32, noise=NOISE) for name, mak
 PLANNERS = SAMPLING | {
     "ilqr": teachers.ilqr,
     "multiple_shooting": teachers.multiple_shooting,
+    "constrained": functools.partial(
+        teachers.constrained,
+        constraints=teachers.Constraints(at_most=lambda x, u, y, t: np.array([-1.0])),  # always fulfilled
+        inner=50,
+    ),
     "ilqs": functools.partial(teachers.ilqs, sampler=SAMPLING["predictive sampling"]),
     "best_of": functools.partial(teachers.best_of, planners=(teachers.ilqr, SAMPLING["cem"])),
 }
@@ -150,6 +155,16 @@ def test_where_all_is_lost_it_says_so_and_keeps_the_plan(name):
     assert solution.status == SolveStatus.DIVERGED and not np.isfinite(solution.cost)
     np.testing.assert_array_equal(guess.us, us)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(guess))
+
+
+def test_a_planner_that_diverged_begins_again_from_the_best_plan():
+    env, x0 = cliff("cart", np.nan)
+    planner = teachers.best_of(env, planners=(teachers.ilqr, SAMPLING["cem"]))
+    safe, wild = jnp.zeros((20, 1)), jnp.full((20, 1), 8.0)
+    sound, lost = planner.begin(x0, safe)[1], planner.begin(x0, wild)[0]
+    solution, (guess, _) = jax.jit(planner.improve)(KEY, x0, (lost, sound))
+    assert np.isfinite(solution.cost)
+    np.testing.assert_allclose(guess.plan.us, solution.trajectory.us, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", PLANNERS)

@@ -2,7 +2,7 @@
 
 The world is gymnasium's own, and so are the rewards that are summed; the teacher gets its (qpos, qvel) and
 plans on `envs.gymnasium.from_gymnasium`'s model and cost. Settings were chosen on seeds from 100 on. Episodes
-are kept in runs/gym_teachers and not run again; the time of a step is measured anew, in the first steps of one.
+are kept in runs/gym_teachers and not run again; the time of a step is measured anew, in 30 of them.
 """
 
 import time

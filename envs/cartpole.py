@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from envs.mjcf import Task, from_engine, load_model
-from envs.mujoco import engine
+from envs.mjcf import Backend, Task, from_engine, load_model, simulator
 from envs.observations import differences
 from gps.costs import quadratic, residual_cost
 from gps.types import Env, Mirror
@@ -34,12 +33,13 @@ RAIL = 2.5
 """Leaving the rail ends the episode, m."""
 
 
-def cartpole(history: int = 4, horizon: int = 150) -> Env:
+def cartpole(history: int = 4, horizon: int = 150, backend: Backend = "c") -> Env:
     """Swing a pole up and balance it, without seeing velocities.
 
     Args:
         history: observations that the student knows at a time: one now, the others as `differences`.
         horizon: control steps of .04 s in an episode.
+        backend: who computes the physics.
     """
     sizes, norms = (2, 1, 1, 1, 1), (quadratic,) * 5
     stage = residual_cost(lambda x, u, y, t: jnp.concatenate([_posture(x), u]), WEIGHTS, norms, sizes)
@@ -53,7 +53,7 @@ def cartpole(history: int = 4, horizon: int = 150) -> Env:
         metrics=lambda x, u: {"upright": upright(x)},
         mirror=LEFT_IS_RIGHT,
     )
-    sim = engine(load_model(ASSET), substeps=SUBSTEPS)
+    sim = simulator(backend)(load_model(ASSET), substeps=SUBSTEPS)
     return differences(from_engine(sim, lambda context: task, horizon=horizon, name="cartpole"), history)
 
 

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,10 @@ from envs.mujoco import Engine, engine
 from gps.rollout import clip_control, closed_loop, trajectory_costs
 from gps.types import Cost, Env, FinalCost, Limits, LinearGaussian, Mirror, Observer, Trajectory
 
-__all__ = ["Task", "from_engine", "from_mjcf", "load_model", "sensor_slices"]
+__all__ = ["Backend", "Task", "from_engine", "from_mjcf", "load_model", "sensor_slices", "simulator"]
+
+Backend = Literal["c", "mjx"]
+"""Who computes the physics: MuJoCo's own engine, on the CPU, or its port to JAX (`envs.mjx`)."""
 
 
 class Task(NamedTuple):
@@ -54,6 +57,7 @@ def from_mjcf(
     init: Callable[..., Array] | None = None,
     failed: Callable[..., Array] | None = None,
     name: str | None = None,
+    backend: Backend = "c",
 ) -> Env:
     """A task without context.
 
@@ -68,6 +72,7 @@ def from_mjcf(
         init: key → first state; the model's default pose at rest by default.
         failed: (x, y) → bool, ends an episode.
         name: of the task, the model's own by default.
+        backend: who computes the physics.
 
     Raises:
         ValueError: MJCF that does not compile, an unknown sensor, a function of the wrong shape, or a cost
@@ -75,7 +80,7 @@ def from_mjcf(
         FileNotFoundError: there is no such file.
     """
     loaded = load_model(model)
-    sim = engine(loaded, substeps=substeps)
+    sim = simulator(backend)(loaded, substeps=substeps)
     rest = jnp.concatenate([jnp.asarray(loaded.qpos0), jnp.zeros(loaded.nv + loaded.na)])
     last = horizon
 
@@ -179,6 +184,21 @@ def from_engine(
     env = bind(default_context)
     _check_functions(env)
     return env
+
+
+def simulator(backend: Backend) -> Callable[..., Engine]:
+    """`engine` of `envs.mujoco` or of `envs.mjx`.
+
+    Raises:
+        ValueError: another name.
+    """
+    if backend == "c":
+        return engine
+    if backend == "mjx":
+        from envs import mjx
+
+        return mjx.engine
+    raise ValueError(f"backend must be 'c' or 'mjx', came {backend!r}")
 
 
 def load_model(model: str | Path | mujoco.MjModel) -> mujoco.MjModel:

@@ -20,7 +20,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from envs.calls import Handle, bind, model_name
+from envs.calls import Calls, Handle, Sizes, bind, model_name
 from envs.differentiate import with_derivatives
 from envs.manifold import Manifold, manifold
 from gps.types import LinearDynamics, LinearGaussian
@@ -95,30 +95,55 @@ def engine(
             variant is built differently.
     """
     for i, one in enumerate([model, *variants]):
-        _check_supported(one)
+        check_supported(one, substeps)
         _check_alike(model, one, i)
-    if substeps < 1 or substeps != int(substeps):
-        raise ValueError(f"substeps must be a whole number of at least 1, got {substeps}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}; leave it out to use all cores")
     sensors = sensors and model.nsensordata > 0
-    models = [_prepared(one, sensors) for one in (model, *variants)]
+    models = [prepared(one, sensors) for one in (model, *variants)]
     model = models[0]
     if variants and inputs is False:
         raise ValueError("variants are chosen by the inputs: leave inputs=False out")
     takes = bool(variants) or (model.nmocap > 0 if inputs is None else inputs)
-    ninput = _num_inputs(model) + bool(variants) if takes else 0
+    ninput = num_inputs(model) + bool(variants) if takes else 0
+    limits = control_limits(model)
+    handle = Handle(models, sensors, ninput, limits, threads or len(os.sched_getaffinity(0)))
+    calls, one_step = (bind(handle, n, eps, centered) for n in (substeps, 1))
+    return assembled(
+        model,
+        substeps,
+        handle.sizes,
+        calls,
+        one_step,
+        inputs=inputs_of(model, ninput, len(variants)),
+        check=handle.check_process,
+        last_error=handle.last_error,
+    )
+
+
+def assembled(
+    model: mujoco.MjModel,
+    substeps: int,
+    sizes: Sizes,
+    calls: Calls,
+    one_step: Calls,
+    *,
+    inputs: tuple[Callable[..., Array], np.ndarray],
+    check: Callable[[], None],
+    last_error: Callable[[], str],
+) -> Engine:
+    """An `Engine` from its bare calls: operands are checked, results differentiable.
+
+    `one_step` are the calls with a single engine step per control step, `inputs` what `inputs_of` returns.
+    """
     low, high = control_limits(model)
-    handle = Handle(models, sensors, ninput, (low, high), threads or len(os.sched_getaffinity(0)))
-    sizes = handle.sizes
     space = manifold(model)
-    calls = bind(handle, substeps, eps, centered)
-    one_step = bind(handle, 1, eps, centered)
     step, sense, rollout = with_derivatives(calls, one_step, space, low, high)
-    make_inputs, defaults = _inputs(model, ninput, len(variants))
+    make_inputs, defaults = inputs
+    ninput = defaults.shape[0]
 
     def arrays(where: str, x: Array, u: Array, inputs: Array | None) -> tuple[Array, Array, Array]:
-        handle.check_process()
+        check()
         x, row = jnp.asarray(x), jnp.asarray(u)
         if x.dtype not in (jnp.float32, jnp.float64):
             raise ValueError(f"{where}: x must be float32 or float64, got {x.dtype}")
@@ -127,7 +152,7 @@ def engine(
 
     def full(where: str, inputs: Array | None, dtype: jnp.dtype) -> Array:
         if inputs is None:
-            return defaults(dtype)
+            return jnp.asarray(defaults, dtype)
         _check_shapes(where, inputs=(inputs, (ninput,)))
         return jnp.asarray(inputs, dtype)
 
@@ -164,7 +189,7 @@ def engine(
         linearize=public_linearize,
         rollout=public_rollout,
         make_inputs=make_inputs,
-        last_error=handle.last_error,
+        last_error=last_error,
     )
 
 
@@ -176,11 +201,12 @@ def control_limits(model: mujoco.MjModel) -> tuple[np.ndarray, np.ndarray]:
     return low, np.where(limited, model.actuator_ctrlrange[:, 1], np.inf)
 
 
-def _num_inputs(model: mujoco.MjModel) -> int:
+def num_inputs(model: mujoco.MjModel) -> int:
+    """Applied forces, mocap poses."""
     return model.nv + 7 * model.nmocap
 
 
-def _prepared(model: mujoco.MjModel, sensors: bool) -> mujoco.MjModel:
+def prepared(model: mujoco.MjModel, sensors: bool) -> mujoco.MjModel:
     """A copy that does not reset itself, and reads sensors only where they are asked for."""
     model = copy.copy(model)
     model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
@@ -213,9 +239,9 @@ def _check_alike(model: mujoco.MjModel, other: mujoco.MjModel, number: int) -> N
         )
 
 
-def _inputs(
-    model: mujoco.MjModel, ninput: int, nvariant: int
-) -> tuple[Callable[..., Array], Callable[..., Array]]:
+def inputs_of(
+    model: mujoco.MjModel, ninput: int, nvariant: int = 0
+) -> tuple[Callable[..., Array], np.ndarray]:
     """`make_inputs` and the default row: what mj_getState has, in its order, then the variant."""
     bodies = np.argsort(model.body_mocapid)[model.nbody - model.nmocap :]
     pos, quat = model.body_pos[bodies].copy(), model.body_quat[bodies].copy()
@@ -249,10 +275,7 @@ def _inputs(
             rows.append(np.zeros(1) if variant is None else variant)
         return jnp.concatenate([jnp.asarray(row, dtype).reshape(-1) for row in rows])
 
-    def defaults(dtype: jnp.dtype) -> Array:
-        return jnp.asarray(np.concatenate([np.zeros(nv), pos.ravel(), quat.ravel(), [0.0]])[:ninput], dtype)
-
-    return make, defaults
+    return make, np.concatenate([np.zeros(nv), pos.ravel(), quat.ravel(), [0.0]])[:ninput]
 
 
 def _check_shapes(where: str, **arrays: tuple[Array, tuple[int, ...]]) -> None:
@@ -263,7 +286,7 @@ def _check_shapes(where: str, **arrays: tuple[Array, tuple[int, ...]]) -> None:
             )
 
 
-def _check_supported(model: mujoco.MjModel) -> None:
+def check_supported(model: mujoco.MjModel, substeps: int) -> None:
     """State outside (qpos, qvel, act) would be lost between calls: refuse it, naming what to change."""
     enabled = model.opt.enableflags
     unsupported = {
@@ -279,3 +302,5 @@ def _check_supported(model: mujoco.MjModel) -> None:
             f"model '{model_name(model)}' keeps state outside (qpos, qvel, act), which the engine "
             f"primitive does not carry: {'; '.join(found)}"
         )
+    if substeps < 1 or substeps != int(substeps):
+        raise ValueError(f"substeps must be a whole number of at least 1, got {substeps}")

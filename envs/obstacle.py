@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from envs.mjcf import Task, from_engine, load_model
-from envs.mujoco import engine
+from envs.mjcf import Backend, Task, from_engine, load_model, simulator
 from gps.types import Env
 
 TEACHER = {"horizon": 60, "initial_iterations": 30}
@@ -31,13 +30,14 @@ LAST = 10.0
 """The last step's distance counts this many times."""
 
 
-def obstacle(horizon: int = 200) -> Env:
+def obstacle(horizon: int = 200, backend: Backend = "c") -> Env:
     """Reach a goal behind walls.
 
     Args:
         horizon: control steps of .05 s in an episode.
+        backend: who computes the physics.
     """
-    sim = engine(load_model(ASSET), substeps=SUBSTEPS)
+    sim = simulator(backend)(load_model(ASSET), substeps=SUBSTEPS)
 
     def define(y0: Float[Array, ""]) -> Task:
         return Task(

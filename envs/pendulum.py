@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from envs.mjcf import Task, from_engine, load_model
-from envs.mujoco import engine
+from envs.mjcf import Backend, Task, from_engine, load_model, simulator
 from gps.costs import quadratic, residual_cost
 from gps.types import Env
 
@@ -24,11 +23,12 @@ UPRIGHT = 0.2
 """The rod counts as upright within this angle, rad."""
 
 
-def pendulum(horizon: int = 150) -> Env:
+def pendulum(horizon: int = 150, backend: Backend = "c") -> Env:
     """Swing a pendulum up and balance it.
 
     Args:
         horizon: control steps of .05 s in an episode.
+        backend: who computes the physics.
     """
     sizes, norms = (2, 1, 1), (quadratic,) * 3
     stage = residual_cost(
@@ -41,7 +41,7 @@ def pendulum(horizon: int = 150) -> Env:
         observe=lambda x, y: jnp.stack([jnp.cos(x[0]), jnp.sin(x[0]), x[1]]),
         metrics=lambda x, u: {"upright": upright(x)},
     )
-    sim = engine(load_model(ASSET), substeps=SUBSTEPS)
+    sim = simulator(backend)(load_model(ASSET), substeps=SUBSTEPS)
     return from_engine(sim, lambda context: task, horizon=horizon, name="pendulum")
 
 

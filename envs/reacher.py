@@ -11,8 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from envs.mjcf import Task, from_engine, load_model
-from envs.mujoco import engine
+from envs.mjcf import Backend, Task, from_engine, load_model, simulator
 from gps.costs import quadratic, residual_cost
 from gps.types import Env
 
@@ -27,11 +26,12 @@ NEAREST, FARTHEST = 0.06, 0.27
 """Distances of targets from the shoulder, m."""
 
 
-def reacher(horizon: int = 75) -> Env:
+def reacher(horizon: int = 75, backend: Backend = "c") -> Env:
     """Reach a target with two joints; the context is the target's position [2], m.
 
     Args:
         horizon: control steps of .04 s in an episode.
+        backend: who computes the physics.
     """
 
     def define(target: Float[Array, " 2"]) -> Task:
@@ -58,7 +58,7 @@ def reacher(horizon: int = 75) -> Env:
             metrics=lambda x, u: {"distance": distance(x), "reached": (distance(x) < 0.01).astype(x.dtype)},
         )
 
-    sim = engine(load_model(ASSET), substeps=SUBSTEPS)
+    sim = simulator(backend)(load_model(ASSET), substeps=SUBSTEPS)
     return from_engine(
         sim, define, sample_target, default_context=np.array([0.2, 0.1]), horizon=horizon, name="reacher"
     )

@@ -1,0 +1,176 @@
+"""The engine's calls computed by MJX, MuJoCo's port to JAX: for accelerators, with the interface of `Engine`.
+
+    env = from_mjcf("robot.xml", cost, backend="mjx")
+
+What a call means is the same as in `envs.mujoco`, the state rule included. Derivatives are forward-mode ones
+of MJX itself, not differences. MJX knows fewer models (`mujoco/doc/mjx.rst` lists what is missing), computes
+in JAX's default float type, compiles for seconds to minutes and, on a CPU, is far slower than the C engine.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from envs.calls import Calls, Sizes, model_name
+from envs.manifold import manifold
+from envs.mujoco import Engine, assembled, check_supported, control_limits, inputs_of, num_inputs, prepared
+from gps.types import LinearDynamics, Status
+
+__all__ = ["engine"]
+
+
+def engine(
+    model: mujoco.MjModel, substeps: int = 1, sensors: bool = True, inputs: bool | None = None
+) -> Engine:
+    """Prepare `model` for MJX.
+
+    Args:
+        model: an MJCF model that MJX can simulate.
+        substeps: engine steps per `step`, under one control.
+        sensors: compute sensor readings; without them ny = 0.
+        inputs: accept applied forces and mocap poses as an operand; by default if there are mocap bodies.
+
+    Raises:
+        ImportError: mujoco-mjx is not installed.
+        ValueError: the model has something that MJX, or the state rule, does not know.
+    """
+    mjx = _mjx()
+    check_supported(model, substeps)
+    sensors = sensors and model.nsensordata > 0
+    model = prepared(model, sensors)
+    try:
+        device_model, blank = mjx.put_model(model), mjx.make_data(model)
+    except NotImplementedError as error:
+        raise ValueError(f"MJX cannot simulate model '{model_name(model)}': {error}") from None
+    takes = model.nmocap > 0 if inputs is None else inputs
+    ninput = num_inputs(model) if takes else 0
+    ny = model.nsensordata if sensors else 0
+    sizes = Sizes(model.nq + model.nv + model.na, 2 * model.nv + model.na, model.nu, ny)
+    return assembled(
+        model,
+        substeps,
+        sizes,
+        *(_calls(mjx, model, device_model, blank, sizes, n) for n in (substeps, 1)),
+        inputs=inputs_of(model, ninput),
+        check=lambda: None,
+        last_error=lambda: "",
+    )
+
+
+# ------------------------------------------------------------------------------------- internals
+
+
+def _mjx() -> Any:
+    try:
+        from mujoco import mjx
+    except ImportError as error:
+        raise ImportError("MJX is not installed: pip install 'guided-policy-search[mjx]'") from error
+    return mjx
+
+
+def _calls(
+    mjx: Any, model: mujoco.MjModel, device_model: Any, blank: Any, sizes: Sizes, substeps: int
+) -> Calls:
+    nq, nv, nmocap = model.nq, model.nv, model.nmocap
+    low, high = control_limits(model)
+    space = manifold(model)
+
+    def place(x: Array, u: Array, inputs: Array, warm: Array) -> Any:
+        """mjx.Data at (x, u); `warm` is where the constraint solver begins."""
+        # Every input in the type that the model is in, whatever the type of x.
+        x, u, inputs, warm = (a.astype(blank.qpos.dtype) for a in (x, u, inputs, warm))
+        data = blank.replace(qpos=x[:nq], qvel=x[nq : nq + nv], act=x[nq + nv :], ctrl=u, qacc_warmstart=warm)
+        if inputs.shape[0]:
+            force, pos, quat = jnp.split(inputs, [nv, nv + 3 * nmocap])
+            data = data.replace(
+                qfrc_applied=force, mocap_pos=pos.reshape(-1, 3), mocap_quat=quat.reshape(-1, 4)
+            )
+        return data
+
+    def advance(x: Array, u: Array, inputs: Array, warm: Array) -> tuple[Array, Array, Array, Array]:
+        """(x', sensors at x, where the solver ended, whether all went well)."""
+
+        def one(carry: tuple[Any, Array], _: None) -> tuple[tuple[Any, Array], Array]:
+            data, fine = carry
+            data = mjx.step(device_model, data)
+            return (data, fine & _good(data.qacc)), data.sensordata[: sizes.ny]
+
+        first = (place(x, u, inputs, warm), _good(x) & _good(u) & _good(inputs))
+        (data, fine), readings = jax.lax.scan(one, first, length=substeps)
+        x_next = jnp.concatenate([data.qpos, data.qvel, data.act])
+        fine = fine & _good(x_next)
+        return x_next.astype(x.dtype), readings[0].astype(x.dtype), data.qacc_warmstart, fine
+
+    def step(x: Array, u: Array, inputs: Array) -> tuple[Array, Array]:
+        x_next, _, _, fine = advance(x, u, inputs, jnp.zeros(nv))
+        return jnp.where(fine, x_next, x), _status(fine)
+
+    def read(x: Array, u: Array, inputs: Array, warm: Array) -> Array:
+        data = mjx.forward(device_model, place(x, u, inputs, warm))
+        return data.sensordata[: sizes.ny].astype(x.dtype)
+
+    def sense(x: Array, u: Array, inputs: Array) -> Array:
+        fine = _good(x) & _good(u) & _good(inputs)
+        return jnp.where(fine, read(x, u, inputs, jnp.zeros(nv)), jnp.nan)
+
+    def linearize(x: Array, u: Array, inputs: Array) -> LinearDynamics:
+        x_next, status = step(x, u, inputs)
+
+        def near(dx: Array, du: Array) -> tuple[Array, Array]:
+            moved, y, _, _ = advance(space.plus(x, dx), u + du, inputs, jnp.zeros(nv))
+            return space.minus(moved, x_next), y
+
+        zeros = jnp.zeros(sizes.ndx, x.dtype), jnp.zeros(sizes.nu, x.dtype)
+        (A, B), (C, D) = jax.jacfwd(near, argnums=(0, 1))(*zeros)
+        return jax.tree.map(lambda a: jnp.where(status == Status.OK, a, jnp.nan), LinearDynamics(A, B, C, D))
+
+    def rollout(
+        x0: Array, xs_ref: Array, us_ref: Array, K: Array, noise: Array, inputs: Array
+    ) -> tuple[Array, Array, Array, Array, Array]:
+        """What comes after a failure repeats what was last good, as in the C engine."""
+        low_, high_ = jnp.asarray(low, x0.dtype), jnp.asarray(high, x0.dtype)
+
+        def knot(carry: tuple, row: tuple) -> tuple[tuple, tuple]:
+            x, u_last, y_last, warm, fine = carry
+            x_ref, u_ref, K_t, e = row
+            # x̄ is not read where K is zero.
+            gap = jnp.where(jnp.any(K_t != 0), space.minus(x, x_ref), 0)
+            u = jnp.clip(u_ref + e + K_t @ gap, low_, high_)
+            x_next, y, warm_next, went = advance(x, u, inputs, warm)
+            fine = fine & went
+            now = x_next, u, y, warm_next
+            x, u, y, warm = (
+                jnp.where(fine, a, b) for a, b in zip(now, (x, u_last, y_last, warm), strict=True)
+            )
+            return (x, u, y, warm, fine), (x, u, y, fine)
+
+        start = (
+            x0,
+            jnp.zeros(sizes.nu, x0.dtype),
+            jnp.zeros(sizes.ny, x0.dtype),
+            jnp.zeros(nv, blank.qpos.dtype),
+            _good(x0) & _good(inputs),
+        )
+        (x, _, y_last, warm, fine), (xs, us, ys, went) = jax.lax.scan(knot, start, (xs_ref, us_ref, K, noise))
+        if sizes.ny:
+            y_end = read(x, jnp.zeros(sizes.nu, x.dtype), inputs, warm)
+            ys = jnp.concatenate([ys, jnp.where(fine, y_end, y_last)[None]])
+        else:
+            ys = jnp.zeros((us.shape[0] + 1, 0), x0.dtype)
+        xs = jnp.concatenate([x0[None], xs])
+        return xs, us, ys, jnp.sum(went, dtype=jnp.int32), _status(fine)
+
+    return Calls(step, sense, linearize, rollout)
+
+
+def _good(values: Float[Array, "..."]) -> Bool[Array, ""]:
+    """Numbers that MuJoCo accepts."""
+    return jnp.all(jnp.abs(values) <= mujoco.mjMAXVAL)
+
+
+def _status(fine: Bool[Array, ""]) -> Array:
+    return jnp.where(fine, np.int32(Status.OK), np.int32(Status.DIVERGED))

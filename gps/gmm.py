@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from gps.gaussian import LOG_2PI, Gaussian, log_det_chol, symmetrise
-from gps.linalg import cholesky, lower_inverse
+from gps.linalg import cholesky, full_precision, lower_inverse
 
 __all__ = ["GMM", "fit_gmm", "moments_at", "seed_gmm"]
 
@@ -62,6 +62,7 @@ def seed_gmm(
     return _maximise(points, weight[:, None] * jax.nn.one_hot(closest, clusters, dtype=points.dtype), base)
 
 
+@full_precision
 def fit_gmm(
     start: GMM,
     points: Float[Array, "N d"],
@@ -104,6 +105,7 @@ def fit_gmm(
     return end[0], end[4]
 
 
+@full_precision
 def moments_at(
     mixture: GMM, points: Float[Array, "N d"], weight: Float[Array, " N"] | None = None
 ) -> Gaussian:

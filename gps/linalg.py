@@ -1,19 +1,57 @@
-"""Factorisations of small symmetric matrices that are safe inside loops.
+"""Factorisations of small matrices that are safe inside loops, and products that keep their digits.
 
 XLA's CPU runtime can wait for ever where two *batched* LAPACK calls run side by side inside a loop (jaxlib
 0.10, seen with two threads), which is what `vmap` of a solver makes. Up to 8 x 8 the factor is written out
 in array operations, which is also faster than a call; beyond, a batch is handed to LAPACK one matrix after
-another.
+another. On other platforms a batch stays one.
 """
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import sequential_vmap
-from jaxtyping import Array, Float
+from jax.custom_batching import custom_vmap
+from jaxtyping import Array, Float, PyTree
 
-__all__ = ["UNROLL_UP_TO", "cholesky", "eigh", "lower_inverse"]
+__all__ = ["UNROLL_UP_TO", "cholesky", "eigh", "full_precision", "lower_inverse", "solve"]
 
 UNROLL_UP_TO = 8
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def full_precision(fun: F) -> F:
+    """`fun` with every matrix product in the precision of its operands.
+
+    Accelerators multiply in bfloat16 or TF32 by default, which Riccati recursions do not survive.
+    """
+
+    @functools.wraps(fun)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        with jax.default_matmul_precision("highest"):
+            return fun(*args, **kwargs)
+
+    return call  # type: ignore[return-value]
+
+
+def _one_by_one(fun: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """`fun`, whose batches are computed one member after the other on the CPU."""
+    batched = custom_vmap(fun)
+
+    @batched.def_vmap
+    def rule(size: int, in_batched: list[bool], *args: Array) -> tuple[PyTree, PyTree]:
+        rows = [
+            a if is_batched else jnp.broadcast_to(a[None], (size, *a.shape))
+            for a, is_batched in zip(args, in_batched, strict=True)
+        ]
+        out = jax.lax.platform_dependent(
+            *rows, cpu=lambda *rows: jax.lax.map(lambda row: batched(*row), rows), default=jax.vmap(fun)
+        )
+        return out, jax.tree.map(lambda _: True, out)
+
+    return batched
 
 
 def cholesky(H: Float[Array, "n n"]) -> Float[Array, "n n"]:
@@ -26,11 +64,17 @@ def lower_inverse(L: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return _unrolled_inverse(L) if L.shape[-1] <= UNROLL_UP_TO else _invert(L)
 
 
-@sequential_vmap
+@_one_by_one
 def eigh(H: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
     """Eigenvalues, ascending, and eigenvectors of a symmetric matrix. It has no derivative."""
     values, vectors = jnp.linalg.eigh(H)
     return values, vectors
+
+
+@_one_by_one
+def solve(A: Float[Array, "n n"], rhs: Float[Array, "n m"]) -> Float[Array, "n m"]:
+    """A⁻¹ rhs by LU; not finite where A is singular. It has no derivative."""
+    return jnp.linalg.solve(A, rhs)
 
 
 # ------------------------------------------------------------------------------------- internals
@@ -59,12 +103,12 @@ def _unrolled_inverse(L: Array) -> Array:
     return jnp.stack(rows)
 
 
-@sequential_vmap
+@_one_by_one
 def _lapack_factor(H: Array) -> Array:
     return jnp.linalg.cholesky(H, symmetrize_input=False)
 
 
-@sequential_vmap
+@_one_by_one
 def _lapack_inverse(L: Array) -> Array:
     return jax.lax.linalg.triangular_solve(L, jnp.eye(L.shape[0], dtype=L.dtype), left_side=True, lower=True)
 

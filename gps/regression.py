@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from gps.gaussian import Gaussian, symmetrise
 from gps.gmm import GMM, moments_at
-from gps.linalg import cholesky, lower_inverse
+from gps.linalg import cholesky, full_precision, lower_inverse
 
 __all__ = ["Regression", "check_samples", "regress"]
 
@@ -24,6 +24,7 @@ class Regression(NamedTuple):
     y_mean: Float[Array, " l"]
 
 
+@full_precision
 def regress(
     x: Float[Array, "N k"],
     y: Float[Array, "N l"],

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from gps.linalg import full_precision
 from gps.rollout import trajectory_costs
 from gps.types import Env, LinearGaussian, Status, Trajectory
 from teachers.ilqr import Guess as Plan
@@ -140,6 +141,7 @@ def constrained(
         none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, x0.dtype), shapes)
         return Guess(plan, none, jnp.asarray(penalty, x0.dtype))
 
+    @full_precision
     def improve_traced(
         key: Key[Array, ""], x0: Float[Array, " nx"], guess: Guess, t0: Int[Array, ""] | int = 0
     ) -> tuple[Solution, Guess, Violations]:

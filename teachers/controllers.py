@@ -7,11 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gps.gaussian import Gaussian, symmetrise
+from gps.linalg import full_precision
 from gps.types import LinearDynamics, LinearGaussian, QuadraticCost
 
 __all__ = ["expected_cost", "marginals", "recenter"]
 
 
+@full_precision
 def recenter(
     controller: LinearGaussian,
     xs: Float[Array, "T nx"],
@@ -34,6 +36,7 @@ def recenter(
     return jax.vmap(one)(controller, xs)
 
 
+@full_precision
 def marginals(
     dynamics: LinearDynamics,
     controller: LinearGaussian,
@@ -64,6 +67,7 @@ def marginals(
     return jax.tree.map(lambda rows, row: jnp.concatenate([rows, row[None]]), joints, last)
 
 
+@full_precision
 def expected_cost(cost: QuadraticCost, states: Gaussian) -> Float[Array, " T+1"]:
     """E[c_t] of a quadratic cost, per step, for (δx, δu) distributed as `states` [T+1] (see `marginals`)."""
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from gps.gaussian import Gaussian
 from gps.gmm import GMM
+from gps.linalg import full_precision
 from gps.regression import Regression, check_samples, regress
 from gps.types import LinearDynamics
 
@@ -30,6 +31,7 @@ class Fitted(NamedTuple):
     """Of δx at the first step: the spread of the rollouts' first states."""
 
 
+@full_precision
 def fit_dynamics(
     xs: Float[Array, "N T+1 n"],
     us: Float[Array, "N T m"],

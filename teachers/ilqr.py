@@ -16,10 +16,12 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from gps.expand import Hessian, linearise, quadratise
+from gps.linalg import full_precision
 from gps.rollout import open_loop
 from gps.types import Env, Limits, LinearDynamics, LinearGaussian, QuadraticCost, Trajectory
 from teachers.line_search import Search, line_search, simulate, total, try_steps
 from teachers.lqr import BackwardPass, Regularise, action_values, backward, blank_pass
+from teachers.parallel_lqr import parallel_backward
 from teachers.planner import (
     Planner,
     Solution,
@@ -74,6 +76,7 @@ def ilqr(
     hessian: Hessian = "auto",
     every: int = 1,
     second_order: Callable[[Array, Array], Array] | None = None,
+    parallel: bool = False,
 ) -> Planner:
     """The iLQR planner of `env`; horizon `env.horizon` unless given.
 
@@ -84,13 +87,15 @@ def ilqr(
     `grid` holds the step sizes tried when the full step brings less than the share `enough` of what the
     model promised: all in one batch, the best of them and the full step is taken. `hessian` as in
     `gps.expand.quadratise`, `every` as in `gps.expand.linearise`. `second_order`, a twice differentiable
-    (x, u) → x' without clipping, adds the dynamics' curvature (full DDP) where the state is flat.
+    (x, u) → x' without clipping, adds the dynamics' curvature (full DDP) where the state is flat. `parallel`
+    makes the backward pass by `parallel_backward`, for long horizons on accelerators.
 
     Its `solve` is (x0, warm, t0=0, mu=None) → (Solution, Trace): `warm` is controls [T, nu] or a
     `LinearGaussian` that is rolled out with its feedback, `mu` the regularisation to begin with.
 
     Raises:
-        ValueError: horizon or iterations below 1, an empty or impossible grid, tolerance, schedule or name.
+        ValueError: horizon or iterations below 1, an empty or impossible grid, tolerance, schedule or name,
+            or what the parallel pass does not know.
     """
     T = check_length(env, horizon, iterations)
     if every < 1 or 1 < every >= T:
@@ -99,6 +104,11 @@ def ilqr(
         raise ValueError(f"grid needs step sizes between 0 and 1, came {tuple(grid)}")
     _check_settings(tolerance, regularise, schedule, hessian)
     limits = None if _unlimited(env.limits) else env.limits
+    if parallel and (limits is not None or second_order is not None or regularise != "control"):
+        raise ValueError(
+            "the parallel backward pass knows no limits of controls, no second_order, and of regularise "
+            "'control' alone: leave parallel=True out"
+        )
     curvature = None if second_order is None else _vector_hessian(second_order, env.ndx)
 
     def expand(state: _State, t0: Array) -> tuple[LinearDynamics, QuadraticCost]:
@@ -108,7 +118,12 @@ def ilqr(
 
     def attempt(state: _State, model: tuple[LinearDynamics, QuadraticCost], t0: Array) -> _State:
         """One iteration: backward pass at the first workable μ, then the line search."""
-        sweep = lambda mu: backward(*model, mu, limits=limits, regularise=regularise, curvature=curvature)  # noqa: E731
+
+        def sweep(mu: Array) -> BackwardPass:
+            if parallel:
+                return parallel_backward(*model, mu)
+            return backward(*model, mu, limits=limits, regularise=regularise, curvature=curvature)
+
         mu, growth, back = definite_backward(sweep, state.mu, state.growth, state.back, schedule)
         state = state._replace(mu=mu, growth=growth)
         promised = -(back.linear + 0.5 * back.quadratic)
@@ -132,11 +147,11 @@ def ilqr(
         check_warm_start(plan.us, T, env.nu)
         return Guess(plan, plan.xs[-1], jnp.asarray(schedule[0], x0.dtype))
 
+    @full_precision
     def from_guess(x0: Array, guess: Guess, t0: Array) -> tuple[Solution, Trace]:
-        with jax.default_matmul_precision("highest"):
-            state = _first_state(env, simulate(env, x0, guess.plan, t0), guess.mu, iterations)
-            state = jax.lax.while_loop(lambda s: _running(s, iterations), lambda s: improve(s, t0), state)
-            return _solution(state, regularise), state.trace
+        state = _first_state(env, simulate(env, x0, guess.plan, t0), guess.mu, iterations)
+        state = jax.lax.while_loop(lambda s: _running(s, iterations), lambda s: improve(s, t0), state)
+        return _solution(state, regularise), state.trace
 
     def solve(
         x0: Float[Array, " nx"],

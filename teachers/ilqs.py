@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from gps.linalg import full_precision
 from gps.rollout import open_loop
 from gps.types import Env, LinearGaussian
 from teachers.ilqr import Guess as Plan
@@ -56,6 +57,7 @@ def ilqs(
     def begin(x0: Float[Array, " nx"], warm: LinearGaussian | Float[Array, "T nu"]) -> Guess:
         return Guess(proposer.begin(x0, warm), polisher.begin(x0, warm))
 
+    @full_precision
     def improve(
         key: Key[Array, ""], x0: Float[Array, " nx"], guess: Guess, t0: Int[Array, ""] | int = 0
     ) -> tuple[Solution, Guess]:

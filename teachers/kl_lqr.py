@@ -16,6 +16,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from gps.gaussian import Gaussian
+from gps.linalg import full_precision
 from gps.types import Limits, LinearDynamics, LinearGaussian, QuadraticCost
 from teachers.kl_pass import (
     Pass,
@@ -62,6 +63,7 @@ class KLSolution(NamedTuple):
     """A `KLStatus`."""
 
 
+@full_precision
 def kl_lqr(
     dynamics: LinearDynamics,
     cost: QuadraticCost,

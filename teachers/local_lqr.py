@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from gps.expand import linearise, linearise_sensors, quadratise
 from gps.gaussian import Gaussian, inverse_spd, symmetrise
+from gps.linalg import full_precision
 from gps.rollout import saturate
 from gps.types import (
     Env,
@@ -102,6 +103,7 @@ def local_lqr(
         memory = empty_memory(env, remember, clusters, x0.dtype) if fits and (clusters or reuse) else None
         return LocalState(controller, x0, blank, memory, jnp.ones(T, x0.dtype), jnp.asarray(False))
 
+    @full_precision
     def learn(key: Key[Array, ""], state: LocalState, trajectories: Trajectory) -> tuple[LocalState, dict]:
         if not fits:
             return _know(env, state, trajectories)
@@ -132,6 +134,7 @@ def local_lqr(
     def around(policy: LinearGaussian, xs: Float[Array, "T nx"]) -> LinearGaussian:
         return saturate(recenter(policy, xs, env.minus, env.plus), env.limits)
 
+    @full_precision
     def improve(state: LocalState, terms: Sequence[KLTerm]) -> tuple[LocalState, dict]:
         model = state.model
         xs = model.cost.x[:T]
@@ -159,6 +162,7 @@ def local_lqr(
         controller = jax.tree.map(lambda a, b: jnp.where(state.known, a, b), found.controller, given)
         return state._replace(controller=controller, eta=eta), info
 
+    @full_precision
     def expect(state: LocalState, controller: LinearGaussian) -> Float[Array, ""]:
         model = state.model
         there = around(controller, model.cost.x[:T])

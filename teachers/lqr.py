@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from gps.linalg import full_precision
 from gps.types import Limits, LinearDynamics, QuadraticCost
 from teachers.linalg import box_qp, free_solve, solve_spd
 
@@ -44,6 +45,7 @@ class BackwardPass(NamedTuple):
     """Every regularised Quu was positive definite; the arrays are finite but void where not."""
 
 
+@full_precision
 def backward(
     dynamics: LinearDynamics,
     cost: QuadraticCost,
@@ -98,6 +100,7 @@ def backward(
     return BackwardPass(k, K, Qu, Quu, jnp.sum(linear), jnp.sum(quadratic), ok)
 
 
+@full_precision
 def control_covariance(
     Quu: Float[Array, "T nu nu"], B: Float[Array, "T ndx nu"], mu: Float[Array, ""], regularise: Regularise
 ) -> tuple[Float[Array, "T nu nu"], Bool[Array, " T"]]:

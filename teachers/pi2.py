@@ -14,7 +14,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
 
-from gps.linalg import cholesky, lower_inverse
+from gps.linalg import cholesky, full_precision, lower_inverse
 from gps.types import Env, KLTerm, LinearGaussian, LocalTeacher, Status, Trajectory
 from teachers.hold import hold
 from teachers.local_lqr import only_bound
@@ -81,10 +81,12 @@ def local_pi2(
     def init(key: Key[Array, ""], x0: Float[Array, " nx"]) -> PI2State:
         return PI2State(hold(env, x0, std, stiffness, damping), no_rollouts(env, x0, slots))
 
+    @full_precision
     def learn(key: Key[Array, ""], state: PI2State, trajectories: Trajectory) -> tuple[PI2State, dict]:
         rollouts, lost = keep(state.rollouts, trajectories)
         return state._replace(rollouts=rollouts), {"lost": lost}
 
+    @full_precision
     def improve(state: PI2State, terms: Sequence[KLTerm]) -> tuple[PI2State, dict]:
         (policy, bound), past = bound_per_step(terms), state.rollouts
         z, there = noise_of(env, policy, past)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from gps.gaussian import Gaussian
-from gps.linalg import cholesky, lower_inverse
+from gps.linalg import cholesky, full_precision, lower_inverse
 from gps.rollout import saturate
 from gps.types import Env, KLTerm, LinearGaussian, LocalTeacher, QuadraticCost, Trajectory
 from teachers.controllers import marginals, recenter
@@ -90,11 +90,13 @@ def local_pilqr(
     def init(key: Key[Array, ""], x0: Float[Array, " nx"]) -> PILQRState:
         return PILQRState(lqr.init(key, x0), no_rollouts(env, x0, remember), jnp.ones(env.horizon, x0.dtype))
 
+    @full_precision
     def learn(key: Key[Array, ""], state: PILQRState, trajectories: Trajectory) -> tuple[PILQRState, dict]:
         learned, _ = lqr.learn(key, state.lqr, trajectories)
         rollouts, lost = keep(state.rollouts, trajectories)
         return state._replace(lqr=learned, rollouts=rollouts), {"lost": lost}
 
+    @full_precision
     def improve(state: PILQRState, terms: Sequence[KLTerm]) -> tuple[PILQRState, dict]:
         (given, bound), past, model = bound_per_step(terms), state.rollouts, state.lqr.model
         policy = saturate(recenter(given, model.cost.x[: env.horizon], env.minus, env.plus), env.limits)

@@ -16,6 +16,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from gps.linalg import full_precision
 from gps.rollout import clip_control, open_loop
 from gps.types import Env, Limits, LinearGaussian, Status, Trajectory
 from teachers.line_search import simulate, total
@@ -180,6 +181,7 @@ def sampled(
         row = SampleTrace(costs[order[0]], costs[0], jnp.sum(~jnp.isfinite(costs)))
         return (Guess(us, elites), memory), (best, costs[order[0]], row)
 
+    @full_precision
     def improve_traced(
         key: Key[Array, ""], x0: Float[Array, " nx"], guess: Guess, t0: Int[Array, ""] | int = 0
     ) -> tuple[Solution, Guess, SampleTrace]:

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from gps.expand import Hessian, linearise, quadratise
+from gps.linalg import full_precision
 from gps.rollout import clip_control, guard_step, open_loop, trajectory_costs
 from gps.types import Env, LinearDynamics, LinearGaussian, QuadraticCost, Status, Trajectory
 from teachers.line_search import simulate, total
@@ -210,37 +211,37 @@ def multiple_shooting(
             raise ValueError(f"nodes must be [T+1, nx] = {(T + 1, env.nx)}, came {xs.shape}")
         return Nodes(xs, us, jnp.asarray(schedule[0], x0.dtype))
 
+    @full_precision
     def from_nodes(x0: Array, guess: Nodes, t0: Array) -> tuple[Solution, Nodes, ShootingTrace]:
-        with jax.default_matmul_precision("highest"):
-            us = jax.vmap(lambda u: clip_control(u, env.limits))(guess.us)
-            xs = guess.xs.at[0].set(x0)
-            cost, ys = cost_of(xs, us, t0)
-            gaps = gaps_of(xs, us)
-            fine = jnp.isfinite(cost) & jnp.all(jnp.isfinite(gaps))
-            rows = jnp.zeros(iterations, x0.dtype)
-            state = _State(
-                xs=xs,
-                us=us,
-                ys=ys,
-                gaps=gaps,
-                cost=cost,
-                back=blank_pass(T, env.ndx, env.nu, x0.dtype),
-                B=jnp.zeros((T, env.ndx, env.nu), x0.dtype),
-                nominal=us,
-                mu=guess.mu,
-                growth=jnp.ones((), x0.dtype),
-                weight=jnp.zeros((), x0.dtype),
-                status=jnp.where(fine, SolveStatus.RUNNING, SolveStatus.DIVERGED).astype(jnp.int32),
-                trace=ShootingTrace(rows, rows, rows, rows),
-                iteration=jnp.int32(0),
-            )
+        us = jax.vmap(lambda u: clip_control(u, env.limits))(guess.us)
+        xs = guess.xs.at[0].set(x0)
+        cost, ys = cost_of(xs, us, t0)
+        gaps = gaps_of(xs, us)
+        fine = jnp.isfinite(cost) & jnp.all(jnp.isfinite(gaps))
+        rows = jnp.zeros(iterations, x0.dtype)
+        state = _State(
+            xs=xs,
+            us=us,
+            ys=ys,
+            gaps=gaps,
+            cost=cost,
+            back=blank_pass(T, env.ndx, env.nu, x0.dtype),
+            B=jnp.zeros((T, env.ndx, env.nu), x0.dtype),
+            nominal=us,
+            mu=guess.mu,
+            growth=jnp.ones((), x0.dtype),
+            weight=jnp.zeros((), x0.dtype),
+            status=jnp.where(fine, SolveStatus.RUNNING, SolveStatus.DIVERGED).astype(jnp.int32),
+            trace=ShootingTrace(rows, rows, rows, rows),
+            iteration=jnp.int32(0),
+        )
 
-            def going(state: _State) -> Array:
-                return (state.status == SolveStatus.RUNNING) & (state.iteration < iterations)
+        def going(state: _State) -> Array:
+            return (state.status == SolveStatus.RUNNING) & (state.iteration < iterations)
 
-            state = jax.lax.while_loop(going, lambda s: iterate(s, t0), state)
-            solution = _solution(env, state, x0, t0)
-            return solution, Nodes(state.xs, state.us, state.mu), state.trace
+        state = jax.lax.while_loop(going, lambda s: iterate(s, t0), state)
+        solution = _solution(env, state, x0, t0)
+        return solution, Nodes(state.xs, state.us, state.mu), state.trace
 
     def improve(
         key: Key[Array, ""], x0: Float[Array, " nx"], guess: Nodes, t0: Int[Array, ""] | int = 0

@@ -203,6 +203,16 @@ def test_advice_on_wrong_arguments():
         ilqr(env).solve(jnp.zeros(2), jnp.zeros((7, 2)))
 
 
+def test_the_parallel_backward_pass_finds_the_same_optimum():
+    env, x0, us = known_answers.crocoddyl_cartpole()
+    solution, _ = jax.jit(ilqr(env, parallel=True).solve)(jnp.asarray(x0, float), us)
+    assert solution.status == SolveStatus.CONVERGED
+    np.testing.assert_allclose(solution.cost, 18.165607, rtol=1e-5)
+    limited, _, _ = known_answers.altro_cartpole(3.0)
+    with pytest.raises(ValueError, match="knows no limits of controls"):
+        ilqr(limited, parallel=True)
+
+
 def test_skipped_derivatives_find_the_optimum_too():
     env, x0, us = known_answers.crocoddyl_cartpole()
     skipped, _ = jax.jit(ilqr(env, every=3).solve)(jnp.asarray(x0, float), us)

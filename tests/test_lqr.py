@@ -7,6 +7,7 @@ from scipy.optimize import minimize
 from gps.types import Limits, LinearDynamics, QuadraticCost
 from teachers.linalg import box_qp, free_solve, solve_spd
 from teachers.lqr import backward, control_covariance
+from teachers.parallel_lqr import parallel_backward
 
 n, m, T = 3, 2, 6
 
@@ -205,3 +206,50 @@ def test_float32_and_batches():
     one = jax.jit(run)(*problem(7))
     np.testing.assert_allclose(both.k[1], one.k, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(short.K, both.K[0], atol=1e-3)
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 200])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_parallel_pass_is_the_sequential_one(length, dtype):
+    dynamics, cost = problem(dtype=dtype)
+    rows = np.arange(length) % T
+    dynamics = jax.tree.map(lambda a: a[rows] if a.shape[0] == T else a, dynamics)
+    dynamics = dynamics._replace(A=0.7 * dynamics.A)
+    cost = jax.tree.map(lambda a: jnp.concatenate([a[rows], a[-1:]]), cost)
+    made, wanted = jax.jit(parallel_backward)(dynamics, cost), jax.jit(backward)(dynamics, cost)
+    assert made.ok and wanted.ok
+    rtol = 1e-8 if dtype == np.float64 else 2e-3
+    for ours, theirs in zip(made[:4], wanted[:4], strict=True):
+        assert ours.dtype == dtype
+        np.testing.assert_allclose(ours, theirs, rtol=rtol, atol=rtol * np.max(np.abs(theirs)))
+    np.testing.assert_allclose(
+        made.linear + 0.5 * made.quadratic, wanted.linear + 0.5 * wanted.quadratic, rtol=rtol
+    )
+
+
+def test_the_parallel_pass_promises_what_a_step_brings():
+    """At any step size, and with a price on changes of the controls."""
+    dynamics, cost = problem()
+    back = parallel_backward(dynamics, cost, mu=0.7)
+
+    def change(alpha):
+        x, total = jnp.zeros(n), 0.0
+        for t in range(T + 1):
+            u = alpha * back.k[t] + back.K[t] @ x if t < T else jnp.zeros(m)
+            total += cost.q[t] @ x + cost.r[t] @ u + 0.5 * x @ cost.Q[t] @ x + 0.5 * u @ cost.R[t] @ u
+            total += x @ cost.M[t] @ u
+            x = dynamics.A[t] @ x + dynamics.B[t] @ u if t < T else x
+        return total
+
+    for alpha in (1.0, 0.3):
+        np.testing.assert_allclose(
+            alpha * back.linear + 0.5 * alpha**2 * back.quadratic, change(alpha), rtol=1e-9
+        )
+    dearer = cost._replace(R=cost.R + 0.7 * jnp.eye(m)[None])
+    np.testing.assert_allclose(back.k, backward(dynamics, dearer).k, rtol=1e-8)
+
+
+def test_the_parallel_pass_says_where_it_cannot():
+    dynamics, cost = problem()
+    assert not parallel_backward(dynamics, cost._replace(R=cost.R.at[2].set(-jnp.eye(m)))).ok
+    assert parallel_backward(dynamics, cost._replace(R=cost.R.at[2].set(-jnp.eye(m))), mu=3.0).ok

@@ -43,7 +43,10 @@ FALLING = """
   <actuator>
     <general joint="hinge" dyntype="filter" dynprm=".05" gainprm="1" ctrlrange="-1 1" ctrllimited="true"/>
   </actuator>
-  <sensor><framepos objtype="site" objname="tip" reftype="site" refname="target"/><velocimeter site="tip"/></sensor>
+  <sensor>
+    <framepos objtype="site" objname="tip" reftype="site" refname="target"/>
+    <velocimeter site="tip"/>
+  </sensor>
 </mujoco>
 """
 
@@ -148,7 +151,8 @@ def test_planners_find_the_same_plans():
         functools.partial(teachers.cem, iterations=5, samples=16, noise=teachers.spline(4)),
     ):
         made, wanted = (
-            jax.jit(jax.vmap(lambda x0, p=make(one): p.solve(x0, us)[0]))(starts) for one in (on_mjx, env)
+            jax.jit(jax.vmap(lambda x0, solve=make(one).solve: solve(x0, us)[0]))(starts)  # noqa: B008
+            for one in (on_mjx, env)
         )
         np.testing.assert_allclose(made.cost, wanted.cost, rtol=1e-6)
         np.testing.assert_allclose(made.trajectory.us, wanted.trajectory.us, atol=0.01)  # the cost is flat

@@ -3,22 +3,24 @@
 The engine's FFI targets exist on the CPU platform alone. A program that contains one is therefore
 jitted with `cpu_jit`, which moves its arguments to the CPU and leaves its results there; the fitting
 program is jitted with `student_jit`, which moves them to the default device. On a machine without
-an accelerator both move nothing.
+an accelerator both move nothing. `spread` shares a batch out over several devices.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.core import Tracer
+from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import PyTree
 
 Device = Any  # jax.Device, which is no type to a checker
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-__all__ = ["cpu_device", "cpu_jit", "put", "student_device", "student_jit"]
+__all__ = ["cpu_device", "cpu_jit", "put", "spread", "student_device", "student_jit"]
 
 
 def cpu_device() -> Device:
@@ -67,6 +69,35 @@ def cpu_jit(fun: F, **jit_options: Any) -> F:
 def student_jit(fun: F, **jit_options: Any) -> F:
     """`jax.jit(fun, **jit_options)` on JAX's default device, for arguments that come from the CPU."""
     return _jit_on(student_device, fun, jit_options)
+
+
+def spread(fun: Callable[..., PyTree], devices: Sequence[Device] | None = None) -> Callable[..., PyTree]:
+    """`jit(vmap(fun))` whose batch is shared out evenly over `devices`, unless given all of JAX's.
+
+    Each device runs its members as a program of its own (`shard_map`), so that a `while_loop` ends where its
+    members have ended. Results stay where they were made.
+
+    Raises:
+        ValueError: when called, a batch that the devices cannot share evenly.
+    """
+    chosen = list(jax.devices() if devices is None else devices)
+    mesh = Mesh(np.array(chosen), ("batch",), axis_types=(AxisType.Auto,))
+    along = PartitionSpec("batch")
+    program = jax.jit(
+        jax.shard_map(jax.vmap(fun), mesh=mesh, in_specs=along, out_specs=along, check_vma=False)
+    )
+
+    @functools.wraps(fun)
+    def call(*args: Any) -> Any:
+        sizes = {leaf.shape[0] for leaf in jax.tree.leaves(args)}
+        if len(sizes) != 1 or min(sizes) % len(chosen):
+            raise ValueError(
+                f"a batch over {len(chosen)} devices needs one leading axis that is a multiple of that, came "
+                f"{sorted(sizes)}"
+            )
+        return program(*args)
+
+    return call
 
 
 def _jit_on(device: Callable[[], Device], fun: Callable[..., Any], jit_options: dict[str, Any]) -> Any:

@@ -55,6 +55,29 @@ assert not xla_bridge.backends_are_initialized()
 print("fine")
 """
 
+SPREAD = """
+import jax
+import jax.numpy as jnp
+import numpy as np
+import teachers
+from envs.pendulum import pendulum
+from gps.placement import spread
+env = pendulum(10)
+solve = lambda x0: teachers.ilqr(env, iterations=5).solve(x0, jnp.zeros((10, 1)))[0]
+starts = jax.random.normal(jax.random.key(0), (8, 2))
+together, shared = jax.jit(jax.vmap(solve))(starts), spread(solve)(starts)
+assert len(shared.cost.sharding.device_set) == 4
+assert {piece.data.shape for piece in shared.cost.addressable_shards} == {(2,)}
+np.testing.assert_allclose(shared.cost, together.cost, rtol=1e-5)
+assert len(spread(solve, jax.devices()[1:3])(starts).cost.sharding.device_set) == 2
+try:
+    spread(solve)(starts[:6])
+    raise SystemExit("no error")
+except ValueError as error:
+    assert "over 4 devices needs one leading axis that is a multiple of that, came [6]" in str(error)
+print("fine")
+"""
+
 
 def run_program(text, **environment):
     done = subprocess.run(
@@ -75,3 +98,7 @@ def test_native_programs_land_on_the_cpu_and_students_on_the_accelerator():
 
 def test_importing_everything_changes_no_setting_and_starts_no_backend():
     run_program(IMPORTS)
+
+
+def test_a_batch_is_shared_out_over_devices():
+    run_program(SPREAD, XLA_FLAGS="--xla_force_host_platform_device_count=4", JAX_PLATFORMS="cpu")

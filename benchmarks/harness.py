@@ -39,6 +39,7 @@ __all__ = ["RESULTS", "Ratio", "Row", "Timing", "kept", "main", "median_time", "
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = Path("runs")
+NOT_YET = "not measured yet"
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<=": lambda value, bound: value <= bound,
@@ -52,7 +53,8 @@ class Row(NamedTuple):
     """One figure of a case."""
 
     figure: str
-    value: float
+    value: float | None
+    """None: it needs what is not here (a device, a package), and is shown as `NOT_YET`."""
     unit: str
     target: str | None = None
     """'<= 1.10', '>= 0.95', '< 2', '> 0' or '0.1 +- 0.01'; None: nothing is promised."""
@@ -222,6 +224,8 @@ def _measure(cases: Mapping[str, Case], fast: bool, console: Console) -> list[di
 
 def _row(case: str, row: Row) -> dict[str, Any]:
     """A row as it is written; `met` is never written by hand."""
+    if row.value is None:
+        return {"case": case, **row._asdict(), "value": NOT_YET, "met": None}
     value = float(row.value)
     met = meets(value, row.target)
     return {"case": case, **row._asdict(), "value": value if math.isfinite(value) else None, "met": met}
@@ -232,7 +236,8 @@ def _table(name: str, rows: list[dict[str, Any]]) -> Table:
     table = Table("case", "figure", "value", "unit", "target", "met", title=f"benchmarks.{name}")
     marks = {True: "[green]yes[/green]", False: "[red]no[/red]", None: ""}
     for row in rows:
-        value = "-" if row["value"] is None else f"{row['value']:.4g}"
+        value = "-" if row["value"] is None else row["value"]
+        value = value if isinstance(value, str) else f"{value:.4g}"
         table.add_row(row["case"], row["figure"], value, row["unit"], row["target"] or "", marks[row["met"]])
     return table
 

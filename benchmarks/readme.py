@@ -103,10 +103,10 @@ def _lines(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*head, *("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows)])
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | str | None) -> str:
     """Four significant digits, without an exponent where it reads well."""
-    if value is None:
-        return "–"
+    if value is None or isinstance(value, str):
+        return value or "–"
     return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 

@@ -43,13 +43,19 @@ def sampling(horizon: int, iterations: int, target: str, **options: Any) -> Sett
 
 SETTINGS = {
     "HalfCheetah": sampling(
-        16, 8, ">= 10000", samples=100, noise=teachers.white(), std=1.5, elites=12, keep=6
+        16, 9, ">= 10000", samples=140, noise=teachers.white(), std=1.5, elites=12, keep=6
     ),
-    "Walker2d": sampling(60, 4, ">= 5800", samples=64, noise=teachers.spline(10), std=0.6, elites=6, keep=4),
+    "Walker2d": sampling(
+        60, 5, ">= 5800", samples=96, noise=teachers.spline(10), std=0.6, elites=8, keep=4, returns="mean"
+    ),
     "Humanoid": sampling(40, 4, ">= 6500", samples=80, noise=teachers.spline(8), std=0.6, elites=8, keep=4),
-    "Ant": sampling(16, 4, ">= 5000", samples=60, noise=teachers.coloured(1.0), std=0.8, elites=8, keep=4),
-    "Swimmer": sampling(100, 6, ">= 340", samples=100, noise=teachers.spline(12), std=1.0, elites=10, keep=4),
-    "Hopper": sampling(80, 3, ">= 3000", samples=64, noise=teachers.spline(12), std=0.4, elites=8, keep=4),
+    "Ant": sampling(
+        16, 5, ">= 5000", samples=80, noise=teachers.coloured(1.0), std=0.8, elites=8, keep=4, returns="mean"
+    ),
+    "Swimmer": sampling(60, 6, ">= 340", samples=100, noise=teachers.spline(8), std=1.0, elites=10, keep=4),
+    "Hopper": sampling(
+        80, 4, ">= 3000", samples=64, noise=teachers.spline(12), std=0.4, elites=8, keep=4, returns="mean"
+    ),
     "InvertedPendulum": Setting(20, 1, teachers.ilqr, ">= 1000", 50),
     "InvertedDoublePendulum": Setting(20, 5, teachers.ilqr, ">= 9300", 100),
     "Reacher": sampling(15, 3, ">= -5", samples=32),

@@ -77,6 +77,11 @@ class GymnasiumEnv(gymnasium.Env):
         """The full state now."""
         return np.asarray(self._running().x)
 
+    @property
+    def context(self) -> PyTree:
+        """Of this episode: `env.bind(context)` is its task."""
+        return self._running().context
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:

@@ -246,6 +246,8 @@ class Action(NamedTuple):
     q: Float[Array, " nu"]
     status: Int[Array, ""]
     """0, or the planner's own non-zero status when this label should not be trained on."""
+    K: Float[Array, "nu ndx"] | None = None
+    """How the mean moves with the state; zero from planners that sample, None where nobody knows."""
 
 
 class KLTerm(NamedTuple):

@@ -99,7 +99,7 @@ def _ending_in(env: Env, value: Callable[[Array], Array]) -> Env:
 
 def _action(solution: Solution) -> Action:
     """The label at the plan's first state."""
-    u, cov = solution.controller.us[0], solution.controller.cov[0]
+    u, cov, K = solution.controller.us[0], solution.controller.cov[0], solution.controller.K[0]
     parts = (u, cov, solution.Quu[0], solution.q[0])
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in parts]))
     eye = jnp.eye(u.shape[0], dtype=u.dtype)
@@ -110,4 +110,5 @@ def _action(solution: Solution) -> Action:
     indefinite = ~solution.definite[0] | (solution.status == SolveStatus.NOT_PD)
     lost = ~finite | (solution.status == SolveStatus.DIVERGED)
     status = jnp.where(lost, SolveStatus.DIVERGED, jnp.where(indefinite, SolveStatus.NOT_PD, 0))
-    return Action(Gaussian(mean, cov), Quu, q, status.astype(jnp.int32))
+    K = jnp.where(jnp.all(jnp.isfinite(K)), K, 0)
+    return Action(Gaussian(mean, cov), Quu, q, status.astype(jnp.int32), K)

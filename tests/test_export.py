@@ -1,0 +1,117 @@
+"""Episodes of teachers in files that other programs read."""
+
+import functools
+import warnings
+
+import gymnasium
+import h5py
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toys import line
+from toys import teacher as by_hand
+
+import teachers
+from envs.export import record, to_hdf5, to_minari
+from envs.gymnasium import from_gymnasium
+from envs.reacher import reacher
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    env = reacher(horizon=20)
+    make = functools.partial(teachers.mpc, horizon=15, iterations=2)
+    return env, make, record(env, make, 2, seed=3)
+
+
+def test_episodes_are_what_the_env_does_under_the_labels(recorded):
+    env, make, episodes = recorded
+    assert [episode.seed for episode in episodes] == [3, 4]
+    for episode in episodes:
+        assert episode.states.shape == (21, 4) and episode.gains.shape == (20, 2, 4)
+        bound = env.bind(jnp.asarray(episode.context))
+        for t in range(20):
+            u = np.clip(episode.actions[t], *env.limits)
+            x_next, _ = bound.step(jnp.asarray(episode.states[t]), jnp.asarray(u))
+            np.testing.assert_allclose(episode.states[t + 1], x_next, atol=1e-12)
+            y = bound.sense(jnp.asarray(episode.states[t]), jnp.asarray(u))
+            cost = bound.cost(jnp.asarray(episode.states[t]), jnp.asarray(u), y, t)
+            np.testing.assert_allclose(episode.rewards[t], -cost, rtol=1e-6)
+        np.testing.assert_array_equal(episode.actions, episode.means)
+        assert np.all(np.linalg.eigvalsh(episode.covariances) > 0) and np.any(episode.gains != 0)
+        assert not episode.terminated and not np.any(episode.label_status)
+    assert np.any(episodes[0].context != episodes[1].context)
+    again = record(env, make, 1, seed=4)[0]
+    np.testing.assert_array_equal(again.states, episodes[1].states)
+
+
+def test_gains_label_the_states_around(recorded):
+    """The planner itself, asked at a state nearby, says what mean and gain foretell."""
+    env, _, _ = recorded
+    precise = functools.partial(teachers.mpc, horizon=15, iterations=60, initial_iterations=60)
+    episode = record(env, precise, 1, seed=3)[0]
+    teacher = precise(env.bind(jnp.asarray(episode.context)))
+    t = int(np.argmin(np.max(np.abs(episode.means), axis=1)))  # the farthest from the limits
+    x, mean = jnp.asarray(episode.states[t]), episode.means[t]
+    dx = 1e-3 * jnp.asarray([1.0, -1.0, 2.0, 1.0])
+    action, _ = teacher.act(None, teacher.init(None, x + dx), x + dx, t)
+    foretold = mean + episode.gains[t] @ np.asarray(dx)
+    moved = np.linalg.norm(np.asarray(action.dist.mean) - mean)
+    assert moved > 1e-3 and np.linalg.norm(np.asarray(action.dist.mean) - foretold) < 0.1 * moved
+
+
+def test_hdf5_holds_all_and_is_not_written_over(recorded, tmp_path):
+    env, _, episodes = recorded
+    path = tmp_path / "reacher.hdf5"
+    to_hdf5(path, env, episodes)
+    with h5py.File(path) as file:
+        assert file.attrs["env"] == "reacher" and file.attrs["num_episodes"] == 2
+        for i, episode in enumerate(episodes):
+            for name, value in episode._asdict().items():
+                np.testing.assert_array_equal(file[f"episode_{i}"][name], value)
+    with pytest.raises(FileExistsError):
+        to_hdf5(path, env, episodes)
+
+
+def test_minari_reads_it_back(recorded, tmp_path, monkeypatch):
+    import minari
+
+    env, _, episodes = recorded
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no author, no link
+        to_minari("reacher/teacher-v0", env, episodes, algorithm_name="mpc")
+        back = minari.load_dataset("reacher/teacher-v0")
+        with pytest.raises(ValueError, match="already exists"):
+            to_minari("reacher/teacher-v0", env, episodes)
+    assert back.total_episodes == 2 and back.total_steps == 40
+    for ours, theirs in zip(episodes, back.iterate_episodes(), strict=True):
+        np.testing.assert_array_equal(theirs.observations, ours.observations)
+        np.testing.assert_allclose(theirs.actions, ours.actions, atol=1e-6)
+        np.testing.assert_allclose(theirs.rewards, ours.rewards)
+        np.testing.assert_array_equal(theirs.infos["states"], ours.states)
+        np.testing.assert_array_equal(theirs.infos["gains"][:-1], ours.gains)
+        assert np.all(np.isnan(theirs.infos["gains"][-1])) and theirs.infos["label_status"][-1] == -1
+        np.testing.assert_array_equal(theirs.truncations, np.arange(20) == 19)
+        assert not np.any(theirs.terminations)
+
+
+def test_failures_end_an_episode_and_unknown_gains_are_none():
+    short = line(horizon=50, wall=1.2)
+    episodes = record(short, by_hand(gain=-3.0), 2)  # away from the target, into the wall
+    assert all(episode.terminated and len(episode.actions) < 50 for episode in episodes)
+    assert all(np.all(np.isnan(episode.gains)) for episode in episodes)
+    with pytest.raises(ValueError, match="num_episodes must be at least 1, came 0"):
+        record(short, by_hand(), 0)
+
+
+def test_a_foreign_world_is_recorded_too():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        world = gymnasium.make("InvertedPendulum-v5", max_episode_steps=4)
+    env = from_gymnasium(world)
+    episode = record(env, functools.partial(teachers.mpc, horizon=10, iterations=1), 1, world=world)[0]
+    assert episode.states.shape == (5, 4) and np.all(episode.rewards == 1) and not episode.terminated
+    np.testing.assert_allclose(
+        env.step(*map(jnp.asarray, (episode.states[0], episode.actions[0])))[0], episode.states[1], atol=1e-6
+    )

@@ -45,7 +45,10 @@ def engine(
     try:
         device_model, blank = mjx.put_model(model), mjx.make_data(model)
     except NotImplementedError as error:
-        raise ValueError(f"MJX cannot simulate model '{model_name(model)}': {error}") from None
+        raise ValueError(
+            f"MJX cannot simulate model '{model_name(model)}': {error}; change the model, or use "
+            "backend='c', MuJoCo's own engine (envs.mujoco.engine)"
+        ) from None
     takes = model.nmocap > 0 if inputs is None else inputs
     ninput = num_inputs(model) if takes else 0
     ny = model.nsensordata if sensors else 0

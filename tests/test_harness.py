@@ -70,6 +70,16 @@ def test_a_full_run_writes_the_file_of_the_documentation(tmp_path, capsys):
     assert str(tmp_path) not in json.dumps(report) + out
 
 
+def test_what_needs_another_machine_says_so(tmp_path, capsys):
+    case = {"solver": lambda fast: [Row("solves", None, "1/s", ">= 5"), Row("lost", float("nan"), "1")]}
+    harness.main("made_up", case, argv=[], results=tmp_path)
+    rows = json.loads((tmp_path / "made_up.json").read_text())["rows"]
+    assert [row["value"] for row in rows] == ["not measured yet", None] and rows[0]["met"] is None
+    assert "not measured" in capsys.readouterr().out
+    text = readme.regenerate("<!-- results:made_up -->\n<!-- /results -->", tmp_path)
+    assert "| solves | not measured yet | 1/s | >= 5 |  |" in text and "| lost | – |" in text
+
+
 def test_a_fast_run_shows_but_does_not_write(tmp_path, capsys):
     assert "99" in run(tmp_path, capsys, "--fast")
     assert not (tmp_path / "results").exists()

@@ -206,6 +206,23 @@ def test_controls_without_limits_need_a_scale(name):
     assert np.isfinite(solution.cost)
 
 
+@pytest.mark.parametrize("name", ["ilqr", "multiple_shooting"])
+def test_a_cost_without_curvature_in_the_controls_is_solved_by_regularising(name):
+    """Quu is singular at the last knot, whose control no cost sees, and at every knot of a flat cost."""
+    env, x0, _ = task("cart")
+    blind = env._replace(
+        cost=lambda x, u, y, t: env.cost(x, 0 * u, y, t), final_cost=lambda x, y: jnp.zeros((), x.dtype)
+    )
+    solution, _ = jax.jit(PLANNERS[name](blind, iterations=100).solve)(x0, jnp.zeros((20, 1)))
+    assert solution.status != SolveStatus.DIVERGED and not solution.definite[-1]
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(solution))
+    still = blind.rollout(x0, open_loop(env, x0, jnp.zeros((20, 1))), jnp.zeros((20, 1)))
+    assert solution.cost < 0.5 * np.sum(still.costs)
+    flat = env._replace(cost=lambda x, u, y, t: 0 * x[0], final_cost=lambda x, y: 0 * x[0])
+    solution, _ = jax.jit(PLANNERS[name](flat, iterations=5).solve)(x0, jnp.zeros((20, 1)))
+    assert not np.any(solution.definite) and np.all(np.isfinite(solution.controller.cov))
+
+
 GOALS = jnp.asarray([-1.0, 0.2, 0.5, 1.0])
 
 

@@ -3,11 +3,11 @@
 The CPU path is MuJoCo's C engine in threads. On an accelerator the same task is computed by MJX too, and the
 batch is shared out over all devices of that kind; without one those figures are not measured. The floor of a
 solve is the engine steps that it cannot do without (a rollout and one-sided differences per iteration) over
-the steps per second that the bare engine makes on that device; 1 means that nothing else costs time.
+the steps per second that the engine makes in bare rollouts there; 1 means that nothing else costs time.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,12 +18,18 @@ from benchmarks.harness import Row, main, median_time
 from envs.cartpole import SUBSTEPS, cartpole
 from envs.mjcf import Backend
 from gps.placement import cpu_jit, spread
+from gps.rollout import open_loop
 from gps.types import Env, LinearDynamics, QuadraticCost
 from teachers.lqr import backward
 from teachers.parallel_lqr import parallel_backward
 
 HORIZON, ITERATIONS, SAMPLES = 50, 10, 64
-BATCHES, LENGTHS = (1, 16, 256, 4096), (16, 64, 256, 1024, 4096)
+SOLVES, PLANS, LENGTHS = (1, 16, 256, 4096), (1, 16, 256), (16, 64, 256, 1024, 4096)
+"""Sizes of the batches, and horizons of the backward passes."""
+TURNS = 4
+"""Iterations of CEM."""
+FILL = 1024
+"""Rollouts that keep the bare engine busy."""
 SEED = 0
 SIZES = 8, 2
 """States and controls of the backward passes."""
@@ -37,6 +43,11 @@ class Path(NamedTuple):
     """None: there is no such device."""
     batched: Callable[..., Callable[..., Any]]
     """fun → its program over a batch."""
+
+    def env(self) -> Env:
+        """The task on it."""
+        assert self.backend is not None
+        return cartpole(horizon=HORIZON, backend=self.backend)
 
 
 def paths() -> list[Path]:
@@ -62,17 +73,18 @@ def solves(fast: bool) -> list[Row]:
         return lambda x0: planner.solve(x0, jnp.zeros((HORIZON, env.nu), x0.dtype))[0]
 
     needed = ITERATIONS * HORIZON * SUBSTEPS * (2 + 4 + 1)  # a rollout; the knot itself, and 4 + 1 columns
-    return _over_batches(make, needed, "solves", fast)
+    return _over_batches(make, SOLVES, needed, 1, "solves", fast)
 
 
 def samples(fast: bool) -> list[Row]:
     """Cart-pole by CEM, T = 50, 64 samples, 4 iterations."""
 
     def make(env: Env) -> Callable[..., Any]:
-        planner = teachers.cem(env, HORIZON, 4, samples=SAMPLES)
+        planner = teachers.cem(env, HORIZON, TURNS, samples=SAMPLES)
         return lambda x0: planner.solve(x0, jnp.zeros((HORIZON, env.nu), x0.dtype))[0]
 
-    return _over_batches(make, 4 * SAMPLES * HORIZON * SUBSTEPS, "plans", fast)
+    rollouts = TURNS * SAMPLES
+    return _over_batches(make, PLANS, rollouts * HORIZON * SUBSTEPS, rollouts, "rollouts", fast)
 
 
 def passes(fast: bool) -> list[Row]:
@@ -102,38 +114,53 @@ def passes(fast: bool) -> list[Row]:
     return rows
 
 
-def _over_batches(make: Callable[[Env], Callable[..., Any]], needed: int, what: str, fast: bool) -> list[Row]:
-    """Rows of each path at each size of batch; `needed` engine steps per member."""
+def _over_batches(
+    make: Callable[[Env], Callable[..., Any]],
+    sizes: Sequence[int],
+    needed: int,
+    counted: int,
+    what: str,
+    fast: bool,
+) -> list[Row]:
+    """Rows of each path and batch; a member needs `needed` engine steps and is `counted` of `what`."""
     rows = []
     for path in paths():
-        for size in BATCHES[:2] if fast else BATCHES:
-            label = f"{path.name}, batch {size}"
-            names = (f"{what} (1/s)", "engine steps/s (1e6/s)", "floor ÷ time (1)", "compiling (s)")
-            if path.backend is None:
-                values: list[float | None] = [None] * len(names)
-            else:
-                values = [*_measured(path, path.backend, make, needed, size)]
-            for name, value in zip(names, values, strict=True):
-                figure, unit = name[:-1].rsplit(" (", 1)
-                rows.append(Row(f"{label}: {figure}", value, unit))
+        rate = None if path.backend is None else _bare_rate(path)
+        rows.append(Row(f"{path.name}: bare engine steps", rate and rate / 1e6, "1e6/s"))
+        for size in sizes[:2] if fast else sizes:
+            names, units = (what, "floor ÷ time", "compiling"), ("1/s", "1", "s")
+            values: list[float | None] = [None] * 3
+            if rate is not None:
+                each, *rest = _measured(path, make, needed, size, rate)
+                values = [counted * each, *rest]
+            for name, unit, value in zip(names, units, values, strict=True):
+                rows.append(Row(f"{path.name}, batch {size}: {name}", value, unit))
     return rows
 
 
 def _measured(
-    path: Path, backend: Backend, make: Callable[[Env], Callable[..., Any]], needed: int, size: int
-) -> tuple[float, float, float, float]:
-    """(members per second, bare engine steps per second in millions, floor ÷ time, seconds of compiling)."""
-    env = cartpole(horizon=HORIZON, backend=backend)
-    starts = jax.vmap(env.init)(jax.random.split(jax.random.key(SEED), size))
-    seconds, compiling = _timed(path.batched(make(env)), starts)
+    path: Path, make: Callable[[Env], Callable[..., Any]], needed: int, size: int, rate: float
+) -> tuple[float, float, float]:
+    """(members per second, floor ÷ time, seconds of compiling); the engine makes `rate` steps per second."""
+    env = path.env()
+    seconds, compiling = _timed(path.batched(make(env)), _starts(env, size))
+    return size / seconds, size * needed / rate / seconds, compiling
 
-    def bare(x0: jax.Array) -> jax.Array:
-        u = jnp.zeros(env.nu, x0.dtype)
-        return jax.lax.scan(lambda x, _: (env.step(x, u)[0], None), x0, length=HORIZON)[0]
 
-    stepping, _ = _timed(path.batched(bare), starts)
-    rate = size * HORIZON * SUBSTEPS / stepping
-    return size / seconds, rate / 1e6, size * needed / rate / seconds, compiling
+def _bare_rate(path: Path) -> float:
+    """Engine steps per second in open-loop rollouts, the fastest that there is."""
+    env = path.env()
+
+    def roll(x0: jax.Array) -> jax.Array:
+        us = jnp.zeros((HORIZON, env.nu), x0.dtype)
+        return env.rollout(x0, open_loop(env, x0, us), us).xs
+
+    seconds, _ = _timed(path.batched(roll), _starts(env, FILL))
+    return FILL * HORIZON * SUBSTEPS / seconds
+
+
+def _starts(env: Env, size: int) -> jax.Array:
+    return jax.vmap(env.init)(jax.random.split(jax.random.key(SEED), size))
 
 
 def _timed(program: Callable[..., Any], *args: Any) -> tuple[float, float]:
@@ -141,7 +168,7 @@ def _timed(program: Callable[..., Any], *args: Any) -> tuple[float, float]:
     begun = time.perf_counter()
     jax.block_until_ready(program(*args))
     first = time.perf_counter() - begun
-    seconds = median_time(lambda: program(*args), 5).median
+    seconds = median_time(lambda: program(*args), 3).median
     return seconds, max(first - seconds, 0.0)
 
 

@@ -46,7 +46,7 @@ SETTINGS = {
         16, 9, ">= 10000", samples=140, noise=teachers.white(), std=1.5, elites=12, keep=6
     ),
     "Walker2d": sampling(
-        60, 5, ">= 5800", samples=96, noise=teachers.spline(10), std=0.6, elites=8, keep=4, returns="mean"
+        60, 5, ">= 5800", samples=80, noise=teachers.spline(10), std=0.6, elites=8, keep=4, returns="mean"
     ),
     "Humanoid": sampling(40, 4, ">= 6500", samples=80, noise=teachers.spline(8), std=0.6, elites=8, keep=4),
     "Ant": sampling(

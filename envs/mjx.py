@@ -2,12 +2,14 @@
 
     env = from_mjcf("robot.xml", cost, backend="mjx")
 
-What a call means is the same as in `envs.mujoco`, the state rule included. Derivatives are forward-mode ones
-of MJX itself, not differences. MJX knows fewer models (`mujoco/doc/mjx.rst` lists what is missing), computes
-in JAX's default float type, compiles for seconds to minutes and, on a CPU, is far slower than the C engine.
+What a call means is the same as in `envs.mujoco`, the state rule included, but for `variants`, `threads` and
+the sizes of differences, which it does not know: derivatives are forward-mode ones of MJX itself. MJX knows
+fewer models (`mujoco/doc/mjx.rst` lists what is missing), computes in JAX's default float type, compiles for
+seconds to minutes and, on a CPU, is far slower than the C engine.
 """
 
-from typing import Any
+import copy
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +46,7 @@ def engine(
     model = prepared(model, sensors)
     try:
         device_model, blank = mjx.put_model(model), mjx.make_data(model)
+        unclamped = mjx.put_model(_unclamped(model))
     except NotImplementedError as error:
         raise ValueError(
             f"MJX cannot simulate model '{model_name(model)}': {error}; change the model, or use "
@@ -57,7 +60,7 @@ def engine(
         model,
         substeps,
         sizes,
-        *(_calls(mjx, model, device_model, blank, sizes, n) for n in (substeps, 1)),
+        *(_calls(mjx, model, (device_model, unclamped), blank, sizes, n) for n in (substeps, 1)),
         inputs=inputs_of(model, ninput),
         check=lambda: None,
         last_error=lambda: "",
@@ -75,18 +78,42 @@ def _mjx() -> Any:
     return mjx
 
 
+class _Since(NamedTuple):
+    """What a step goes on from beside the state; zero where a call begins."""
+
+    time: Array
+    warm: Array
+    """Where the constraint solver begins."""
+
+
+def _unclamped(model: mujoco.MjModel) -> mujoco.MjModel:
+    """A copy that does not clamp controls: the derivative of clamping is ½ on the limit itself."""
+    model = copy.copy(model)
+    model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_CLAMPCTRL)
+    return model
+
+
 def _calls(
-    mjx: Any, model: mujoco.MjModel, device_model: Any, blank: Any, sizes: Sizes, substeps: int
+    mjx: Any, model: mujoco.MjModel, device_models: tuple[Any, Any], blank: Any, sizes: Sizes, substeps: int
 ) -> Calls:
+    device_model, unclamped = device_models
     nq, nv, nmocap = model.nq, model.nv, model.nmocap
     low, high = control_limits(model)
     space = manifold(model)
+    begin = _Since(jnp.zeros_like(blank.time), jnp.zeros_like(blank.qacc_warmstart))
 
-    def place(x: Array, u: Array, inputs: Array, warm: Array) -> Any:
-        """mjx.Data at (x, u); `warm` is where the constraint solver begins."""
+    def place(x: Array, u: Array, inputs: Array, since: _Since) -> Any:
+        """mjx.Data at (x, u)."""
         # Every input in the type that the model is in, whatever the type of x.
-        x, u, inputs, warm = (a.astype(blank.qpos.dtype) for a in (x, u, inputs, warm))
-        data = blank.replace(qpos=x[:nq], qvel=x[nq : nq + nv], act=x[nq + nv :], ctrl=u, qacc_warmstart=warm)
+        x, u, inputs = (a.astype(blank.qpos.dtype) for a in (x, u, inputs))
+        data = blank.replace(
+            qpos=x[:nq],
+            qvel=x[nq : nq + nv],
+            act=x[nq + nv :],
+            ctrl=u,
+            time=since.time,
+            qacc_warmstart=since.warm,
+        )
         if inputs.shape[0]:
             force, pos, quat = jnp.split(inputs, [nv, nv + 3 * nmocap])
             data = data.replace(
@@ -94,37 +121,48 @@ def _calls(
             )
         return data
 
-    def advance(x: Array, u: Array, inputs: Array, warm: Array) -> tuple[Array, Array, Array, Array]:
-        """(x', sensors at x, where the solver ended, whether all went well)."""
+    def advance(
+        x: Array, u: Array, inputs: Array, since: _Since, on: Any = device_model
+    ) -> tuple[Array, Array, _Since, Array]:
+        """(x', sensors at x, what the next step goes on from, whether all went well)."""
 
         def one(carry: tuple[Any, Array], _: None) -> tuple[tuple[Any, Array], Array]:
             data, fine = carry
-            data = mjx.step(device_model, data)
+            data = mjx.step(on, data)
             return (data, fine & _good(data.qacc)), data.sensordata[: sizes.ny]
 
-        first = (place(x, u, inputs, warm), _good(x) & _good(u) & _good(inputs))
+        first = (place(x, u, inputs, since), _good(x) & _good(u) & _good(inputs))
         (data, fine), readings = jax.lax.scan(one, first, length=substeps)
         x_next = jnp.concatenate([data.qpos, data.qvel, data.act])
         fine = fine & _good(x_next)
-        return x_next.astype(x.dtype), readings[0].astype(x.dtype), data.qacc_warmstart, fine
+        return (
+            x_next.astype(x.dtype),
+            readings[0].astype(x.dtype),
+            _Since(data.time, data.qacc_warmstart),
+            fine,
+        )
 
     def step(x: Array, u: Array, inputs: Array) -> tuple[Array, Array]:
-        x_next, _, _, fine = advance(x, u, inputs, jnp.zeros(nv))
+        x_next, _, _, fine = advance(x, u, inputs, begin)
         return jnp.where(fine, x_next, x), _status(fine)
 
-    def read(x: Array, u: Array, inputs: Array, warm: Array) -> Array:
-        data = mjx.forward(device_model, place(x, u, inputs, warm))
+    def read(x: Array, u: Array, inputs: Array, since: _Since) -> Array:
+        data = mjx.forward(device_model, place(x, u, inputs, since))
         return data.sensordata[: sizes.ny].astype(x.dtype)
 
     def sense(x: Array, u: Array, inputs: Array) -> Array:
         fine = _good(x) & _good(u) & _good(inputs)
-        return jnp.where(fine, read(x, u, inputs, jnp.zeros(nv)), jnp.nan)
+        return jnp.where(fine, read(x, u, inputs, begin), jnp.nan)
 
     def linearize(x: Array, u: Array, inputs: Array) -> LinearDynamics:
+        """A control on its limit is free to move inwards; beyond it moves nothing."""
         x_next, status = step(x, u, inputs)
+        low_, high_ = jnp.asarray(low, x.dtype), jnp.asarray(high, x.dtype)
+        moves = ((u >= low_) & (u <= high_)).astype(x.dtype)
+        held = jnp.clip(u, low_, high_)
 
         def near(dx: Array, du: Array) -> tuple[Array, Array]:
-            moved, y, _, _ = advance(space.plus(x, dx), u + du, inputs, jnp.zeros(nv))
+            moved, y, _, _ = advance(space.plus(x, dx), held + moves * du, inputs, begin, unclamped)
             return space.minus(moved, x_next), y
 
         zeros = jnp.zeros(sizes.ndx, x.dtype), jnp.zeros(sizes.nu, x.dtype)
@@ -138,29 +176,29 @@ def _calls(
         low_, high_ = jnp.asarray(low, x0.dtype), jnp.asarray(high, x0.dtype)
 
         def knot(carry: tuple, row: tuple) -> tuple[tuple, tuple]:
-            x, u_last, y_last, warm, fine = carry
+            x, u_last, y_last, since, fine = carry
             x_ref, u_ref, K_t, e = row
             # x̄ is not read where K is zero.
             gap = jnp.where(jnp.any(K_t != 0), space.minus(x, x_ref), 0)
             u = jnp.clip(u_ref + e + K_t @ gap, low_, high_)
-            x_next, y, warm_next, went = advance(x, u, inputs, warm)
+            x_next, y, since_next, went = advance(x, u, inputs, since)
             fine = fine & went
-            now = x_next, u, y, warm_next
-            x, u, y, warm = (
-                jnp.where(fine, a, b) for a, b in zip(now, (x, u_last, y_last, warm), strict=True)
-            )
-            return (x, u, y, warm, fine), (x, u, y, fine)
+            now, before = (x_next, u, y, since_next), (x, u_last, y_last, since)
+            x, u, y, since = jax.tree.map(lambda a, b: jnp.where(fine, a, b), now, before)
+            return (x, u, y, since, fine), (x, u, y, fine)
 
         start = (
             x0,
             jnp.zeros(sizes.nu, x0.dtype),
             jnp.zeros(sizes.ny, x0.dtype),
-            jnp.zeros(nv, blank.qpos.dtype),
+            begin,
             _good(x0) & _good(inputs),
         )
-        (x, _, y_last, warm, fine), (xs, us, ys, went) = jax.lax.scan(knot, start, (xs_ref, us_ref, K, noise))
+        (x, _, y_last, since, fine), (xs, us, ys, went) = jax.lax.scan(
+            knot, start, (xs_ref, us_ref, K, noise)
+        )
         if sizes.ny:
-            y_end = read(x, jnp.zeros(sizes.nu, x.dtype), inputs, warm)
+            y_end = read(x, jnp.zeros(sizes.nu, x.dtype), inputs, since)
             ys = jnp.concatenate([ys, jnp.where(fine, y_end, y_last)[None]])
         else:
             ys = jnp.zeros((us.shape[0] + 1, 0), x0.dtype)

@@ -66,14 +66,14 @@ def lower_inverse(L: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 @_one_by_one
 def eigh(H: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix. It has no derivative."""
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix. No reverse-mode derivative."""
     values, vectors = jnp.linalg.eigh(H)
     return values, vectors
 
 
 @_one_by_one
 def solve(A: Float[Array, "n n"], rhs: Float[Array, "n m"]) -> Float[Array, "n m"]:
-    """A⁻¹ rhs by LU; not finite where A is singular. It has no derivative."""
+    """A⁻¹ rhs by LU; not finite where A is singular. No reverse-mode derivative."""
     return jnp.linalg.solve(A, rhs)
 
 

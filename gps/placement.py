@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.core import Tracer
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 Device = Any  # jax.Device, which is no type to a checker
@@ -72,10 +72,10 @@ def student_jit(fun: F, **jit_options: Any) -> F:
 
 
 def spread(fun: Callable[..., PyTree], devices: Sequence[Device] | None = None) -> Callable[..., PyTree]:
-    """`jit(vmap(fun))` whose batch is shared out evenly over `devices`, unless given all of JAX's.
+    """`jit(vmap(fun))` whose batch is shared out evenly over `devices` (by default all of JAX's).
 
     Each device runs its members as a program of its own (`shard_map`), so that a `while_loop` ends where its
-    members have ended. Results stay where they were made.
+    members have ended. Arguments are positional; results stay where they were made.
 
     Raises:
         ValueError: when called, a batch that the devices cannot share evenly.
@@ -87,15 +87,15 @@ def spread(fun: Callable[..., PyTree], devices: Sequence[Device] | None = None) 
         jax.shard_map(jax.vmap(fun), mesh=mesh, in_specs=along, out_specs=along, check_vma=False)
     )
 
-    @functools.wraps(fun)
-    def call(*args: Any) -> Any:
-        sizes = {leaf.shape[0] for leaf in jax.tree.leaves(args)}
-        if len(sizes) != 1 or min(sizes) % len(chosen):
+    def call(*args: PyTree) -> PyTree:
+        sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(args)}
+        if len(sizes) != 1 or () in sizes or min(sizes)[0] % len(chosen):
+            came = ", ".join(str(size[0]) if size else "no axis" for size in sorted(sizes)) or "nothing"
             raise ValueError(
                 f"a batch over {len(chosen)} devices needs one leading axis that is a multiple of that, came "
-                f"{sorted(sizes)}"
+                f"{came}"
             )
-        return program(*args)
+        return program(*jax.device_put(args, NamedSharding(mesh, along)))
 
     return call
 

@@ -139,7 +139,8 @@ def _sweep(problem: Problem, choose: Callable[..., Array], hints: PyTree) -> tup
         ok = ok & definite
         half = W[n1:, :n1] + 0.5 * (W[n1:, n1:] @ gains + eta * gains)
         cross = gains.T @ half
-        S = jnp.where(ok, W[:n1, :n1] + cross + cross.T, S)
+        V = W[:n1, :n1] + cross + cross.T
+        S = jnp.where(ok, 0.5 * (V + V.T), S)  # else asymmetry grows with the powers of A
         return (S, ok), (eta, gains, answer[:, n1:], jnp.sum(E * answer[:, n1:]), log_det)
 
     start = (problem.S, jnp.asarray(True))

@@ -88,7 +88,9 @@ def backward(
         Quu, Qux = rows[:, n + 1 :], rows[:, : n + 1]
         half = Qux + 0.5 * (Quu @ gains)
         cross = gains.T @ half
-        S = jnp.where(ok, W[: n + 1, : n + 1] + cross + cross.T, S)
+        V = W[: n + 1, : n + 1] + cross + cross.T
+        # What rounding leaves of asymmetry would grow with the powers of A, closed loop or not.
+        S = jnp.where(ok, 0.5 * (V + V.T), S)
         k = gains[:, n]
         out = (k, gains[:, :n], Qux[:, n], Quu, k @ Qux[:, n], k @ (Quu @ k))
         return (S, ok), out

@@ -41,7 +41,8 @@ def parallel_backward(
 
     Arguments and result are as there. R + μI, the cost's own curvature in the controls, has to be positive
     definite here, else `ok` is False. With μ > 0 the values are those of the problem whose changes of the
-    controls cost ½ μ ‖δu‖² besides, where the sequential pass regularises the gains alone.
+    controls cost ½ μ ‖δu‖² besides, where the sequential pass regularises the gains alone. It has no
+    reverse-mode derivative.
     """
     T, n, m = dynamics.B.shape
     dtype = dynamics.B.dtype

@@ -35,6 +35,13 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if item.path.name in chosen]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _forget_programs():
+    """XLA ends with a segmentation fault where one process keeps some thousands of programs."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     before = sum(os.times()[:4])

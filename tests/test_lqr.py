@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
+from envs.cartpole import cartpole
 from gps.types import Limits, LinearDynamics, QuadraticCost
 from teachers.linalg import box_qp, free_solve, solve_spd
 from teachers.lqr import backward, control_covariance
@@ -214,7 +215,7 @@ def test_the_parallel_pass_is_the_sequential_one(length, dtype):
     dynamics, cost = problem(dtype=dtype)
     rows = np.arange(length) % T
     dynamics = jax.tree.map(lambda a: a[rows] if a.shape[0] == T else a, dynamics)
-    dynamics = dynamics._replace(A=0.7 * dynamics.A)
+    dynamics = dynamics._replace(A=0.7 * dynamics.A)  # 200 steps of them else overflow single precision
     cost = jax.tree.map(lambda a: jnp.concatenate([a[rows], a[-1:]]), cost)
     made, wanted = jax.jit(parallel_backward)(dynamics, cost), jax.jit(backward)(dynamics, cost)
     assert made.ok and wanted.ok
@@ -253,3 +254,30 @@ def test_the_parallel_pass_says_where_it_cannot():
     dynamics, cost = problem()
     assert not parallel_backward(dynamics, cost._replace(R=cost.R.at[2].set(-jnp.eye(m)))).ok
     assert parallel_backward(dynamics, cost._replace(R=cost.R.at[2].set(-jnp.eye(m))), mu=3.0).ok
+
+
+@pytest.mark.parametrize("sweep", [backward, parallel_backward])
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 1e-4), (np.float64, 1e-10)])
+def test_what_rounding_leaves_does_not_grow_with_an_unstable_plant(sweep, dtype, rtol):
+    """The cart-pole balanced for 300 steps, its open loop growing by 1.17 a step; beside Riccati in NumPy."""
+    length, plant = 300, cartpole().linearize(jnp.zeros(4), jnp.zeros(1))
+    A, B = np.asarray(plant.A), np.asarray(plant.B)
+    assert 1.1 < np.max(np.abs(np.linalg.eigvals(A))) < 1.3
+    P, gains = np.eye(4), []
+    for _ in range(length):
+        K = -np.linalg.solve(0.1 * np.eye(1) + B.T @ P @ B, B.T @ P @ A)
+        closed = A + B @ K
+        P = np.eye(4) + 0.1 * K.T @ K + closed.T @ P @ closed
+        P = 0.5 * (P + P.T)
+        gains.insert(0, K)
+    rows = lambda a, count: jnp.asarray(np.broadcast_to(a, (count, *np.shape(a))), dtype)  # noqa: E731
+    dynamics = LinearDynamics(*(rows(a, length) for a in (A, B, np.zeros((0, 4)), np.zeros((0, 1)))))
+    zero = np.zeros
+    cost = QuadraticCost(
+        *(rows(a, length + 1) for a in (0.0, zero(4), zero(1), np.eye(4), 0.1 * np.eye(1), zero((4, 1)))),
+        rows(zero(4), length + 1),
+        rows(zero(1), length + 1),
+    )
+    made = jax.jit(sweep)(dynamics, cost)
+    assert made.ok
+    np.testing.assert_allclose(made.K, gains, rtol=rtol, atol=rtol)

@@ -46,6 +46,7 @@ FALLING = """
   <sensor>
     <framepos objtype="site" objname="tip" reftype="site" refname="target"/>
     <velocimeter site="tip"/>
+    <clock/>
   </sensor>
 </mujoco>
 """
@@ -83,7 +84,7 @@ def test_calls_give_the_c_engines_numbers():
     for call in ("step", "sense"):
         made, wanted = (jax.jit(getattr(sim, call))(x, u, extra) for sim in (theirs, ours))
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), made, wanted)
-        assert ours.ny == 6
+        assert ours.ny == 7
 
 
 def test_rollouts_through_contact_are_the_same():
@@ -104,6 +105,10 @@ def test_derivatives_are_those_that_differences_find():
     x, u = start(ours, height=1.0), jnp.asarray([0.4])
     for made, wanted in zip(jax.jit(theirs.linearize)(x, u), jax.jit(ours.linearize)(x, u), strict=True):
         np.testing.assert_allclose(made, wanted, atol=1e-6)
+    for edge in (1.0, -1.0, 1.5):  # on a limit, and beyond, where it moves nothing
+        made, wanted = (jax.jit(sim.linearize)(x, jnp.asarray([edge])) for sim in (theirs, ours))
+        np.testing.assert_allclose(made.B, wanted.B, atol=1e-6)
+        assert np.any(made.B != 0) == (abs(edge) == 1)
     grad = jax.jit(jax.grad(lambda x: jnp.sum(theirs.step(x, u)[0] ** 2)))
     wanted = jax.jit(jax.grad(lambda x: jnp.sum(ours.step(x, u)[0] ** 2)))
     np.testing.assert_allclose(grad(x), wanted(x), atol=1e-5)
@@ -114,6 +119,9 @@ def test_float32_comes_back_and_failures_hold():
     x, u = start(ours), jnp.asarray([0.4])
     single, _ = jax.jit(theirs.step)(x.astype(jnp.float32), u)
     assert single.dtype == jnp.float32
+    for call in ("sense", "linearize"):
+        made = jax.jit(getattr(theirs, call))(x.astype(jnp.float32), u)
+        assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(jnp.float32)}
     lost = x.at[-3].set(1e11)
     held, status = jax.jit(theirs.step)(lost, u)
     assert status == Status.DIVERGED
@@ -155,6 +163,7 @@ def test_planners_find_the_same_plans():
             for one in (on_mjx, env)
         )
         np.testing.assert_allclose(made.cost, wanted.cost, rtol=1e-6)
+        np.testing.assert_allclose(made.Quu, wanted.Quu, rtol=0.01)
         np.testing.assert_allclose(made.trajectory.us, wanted.trajectory.us, atol=0.01)  # the cost is flat
 
 
@@ -164,4 +173,4 @@ def test_what_mjx_does_not_know_is_said():
     with pytest.raises(ValueError, match="backend must be 'c' or 'mjx', came 'warp'"):
         simulator("warp")
     env = from_mjcf(FALLING, lambda x, u, y, t: jnp.sum(y**2), backend="mjx", horizon=3)
-    assert env.ny == 6
+    assert env.ny == 7

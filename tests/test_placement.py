@@ -70,11 +70,14 @@ assert len(shared.cost.sharding.device_set) == 4
 assert {piece.data.shape for piece in shared.cost.addressable_shards} == {(2,)}
 np.testing.assert_allclose(shared.cost, together.cost, rtol=1e-5)
 assert len(spread(solve, jax.devices()[1:3])(starts).cost.sharding.device_set) == 2
+chained = spread(lambda cost: 2 * cost, jax.devices()[:2])(shared.cost)
+np.testing.assert_allclose(chained, 2 * shared.cost)
+np.testing.assert_allclose(spread(lambda x: x[0])(jax.device_put(starts, jax.devices()[0])), starts[:, 0])
 try:
     spread(solve)(starts[:6])
     raise SystemExit("no error")
 except ValueError as error:
-    assert "over 4 devices needs one leading axis that is a multiple of that, came [6]" in str(error)
+    assert "over 4 devices needs one leading axis that is a multiple of that, came 6" in str(error)
 print("fine")
 """
 

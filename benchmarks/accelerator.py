@@ -2,8 +2,8 @@
 
 The CPU path is MuJoCo's C engine in threads. On an accelerator the same task is computed by MJX too, and the
 batch is shared out over all devices of that kind; without one those figures are not measured. The floor of a
-solve is the engine steps that it cannot do without (a rollout and one-sided differences per iteration) over
-the steps per second that the engine makes in bare rollouts there; 1 means that nothing else costs time.
+solve is the time that the bare engine takes for its rollouts and derivatives, a rollout and one expansion per
+iteration, in batches that keep the device busy; 1 means that nothing else costs time.
 """
 
 import time
@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import teachers
 from benchmarks.harness import Row, main, median_time
-from envs.cartpole import SUBSTEPS, cartpole
+from envs.cartpole import cartpole
 from envs.mjcf import Backend
+from gps.linalg import full_precision
 from gps.placement import cpu_jit, spread
 from gps.rollout import open_loop
 from gps.types import Env, LinearDynamics, QuadraticCost
@@ -28,11 +30,19 @@ SOLVES, PLANS, LENGTHS = (1, 16, 256, 4096), (1, 16, 256), (16, 64, 256, 1024, 4
 """Sizes of the batches, and horizons of the backward passes."""
 TURNS = 4
 """Iterations of CEM."""
-FILL = 1024
-"""Rollouts that keep the bare engine busy."""
+FILL = (256, 4096)
+"""Batches that keep the bare engine busy."""
 SEED = 0
 SIZES = 8, 2
 """States and controls of the backward passes."""
+
+
+class Needed(NamedTuple):
+    """What a member of a batch cannot do without."""
+
+    rollouts: int
+    expansions: int
+    """Of all knots of a trajectory."""
 
 
 class Path(NamedTuple):
@@ -66,14 +76,13 @@ def _spread_evenly(fun: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def solves(fast: bool) -> list[Row]:
-    """Cart-pole by iLQR, T = 50, 10 iterations from zero controls, of which each member makes all."""
+    """Cart-pole by iLQR, T = 50, 10 iterations from zero controls (a few members are done after 8)."""
 
     def make(env: Env) -> Callable[..., Any]:
         planner = teachers.ilqr(env, HORIZON, ITERATIONS, tolerance=0.0)
         return lambda x0: planner.solve(x0, jnp.zeros((HORIZON, env.nu), x0.dtype))[0]
 
-    needed = ITERATIONS * HORIZON * SUBSTEPS * (2 + 4 + 1)  # a rollout; the knot itself, and 4 + 1 columns
-    return _over_batches(make, SOLVES, needed, 1, "solves", fast)
+    return _over_batches(make, SOLVES, Needed(ITERATIONS, ITERATIONS), 1, "solves", fast)
 
 
 def samples(fast: bool) -> list[Row]:
@@ -84,7 +93,7 @@ def samples(fast: bool) -> list[Row]:
         return lambda x0: planner.solve(x0, jnp.zeros((HORIZON, env.nu), x0.dtype))[0]
 
     rollouts = TURNS * SAMPLES
-    return _over_batches(make, PLANS, rollouts * HORIZON * SUBSTEPS, rollouts, "rollouts", fast)
+    return _over_batches(make, PLANS, Needed(rollouts, 0), rollouts, "rollouts", fast)
 
 
 def passes(fast: bool) -> list[Row]:
@@ -107,6 +116,9 @@ def passes(fast: bool) -> list[Row]:
             u=jnp.zeros((T + 1, m)),
         )
         dynamics = LinearDynamics(A, B, jnp.zeros((T, 0, n)), jnp.zeros((T, 0, m)))
+        gains = [jax.jit(sweep)(dynamics, cost).K for sweep in (backward, parallel_backward)]
+        if not np.allclose(*gains, atol=1e-3):
+            raise SystemExit(f"T = {T}: the passes differ by {np.max(np.abs(gains[0] - gains[1]))}")
         for name, sweep in (("sequential", backward), ("parallel", parallel_backward)):
             seconds, compiling = _timed(jax.jit(sweep), dynamics, cost)
             rows.append(Row(f"{name}, T = {T}: time", 1e3 * seconds, "ms"))
@@ -117,46 +129,48 @@ def passes(fast: bool) -> list[Row]:
 def _over_batches(
     make: Callable[[Env], Callable[..., Any]],
     sizes: Sequence[int],
-    needed: int,
+    needed: Needed,
     counted: int,
     what: str,
     fast: bool,
 ) -> list[Row]:
-    """Rows of each path and batch; a member needs `needed` engine steps and is `counted` of `what`."""
+    """Rows of each path and batch; a member is `counted` of `what`."""
     rows = []
     for path in paths():
-        rate = None if path.backend is None else _bare_rate(path)
-        rows.append(Row(f"{path.name}: bare engine steps", rate and rate / 1e6, "1e6/s"))
+        bare = None if path.backend is None else _bare(path)
+        rows.append(Row(f"{path.name}: bare rollouts", bare and 1 / bare[0], "1/s"))
+        rows.append(Row(f"{path.name}: bare expansions", bare and 1 / bare[1], "1/s"))
         for size in sizes[:2] if fast else sizes:
             names, units = (what, "floor ÷ time", "compiling"), ("1/s", "1", "s")
             values: list[float | None] = [None] * 3
-            if rate is not None:
-                each, *rest = _measured(path, make, needed, size, rate)
-                values = [counted * each, *rest]
+            if bare is not None:
+                env = path.env()
+                seconds, compiling = _timed(path.batched(make(env)), _starts(env, size))
+                floor = size * (needed.rollouts * bare[0] + needed.expansions * bare[1])
+                values = [counted * size / seconds, floor / seconds, compiling]
             for name, unit, value in zip(names, units, values, strict=True):
                 rows.append(Row(f"{path.name}, batch {size}: {name}", value, unit))
     return rows
 
 
-def _measured(
-    path: Path, make: Callable[[Env], Callable[..., Any]], needed: int, size: int, rate: float
-) -> tuple[float, float, float]:
-    """(members per second, floor ÷ time, seconds of compiling); the engine makes `rate` steps per second."""
-    env = path.env()
-    seconds, compiling = _timed(path.batched(make(env)), _starts(env, size))
-    return size / seconds, size * needed / rate / seconds, compiling
-
-
-def _bare_rate(path: Path) -> float:
-    """Engine steps per second in open-loop rollouts, the fastest that there is."""
+def _bare(path: Path) -> tuple[float, float]:
+    """Seconds of an open-loop rollout and of the derivatives at its knots: the best of several batches."""
     env = path.env()
 
+    @full_precision
     def roll(x0: jax.Array) -> jax.Array:
         us = jnp.zeros((HORIZON, env.nu), x0.dtype)
         return env.rollout(x0, open_loop(env, x0, us), us).xs
 
-    seconds, _ = _timed(path.batched(roll), _starts(env, FILL))
-    return FILL * HORIZON * SUBSTEPS / seconds
+    @full_precision
+    def expand(x0: jax.Array) -> jax.Array:
+        us = jnp.zeros((HORIZON, env.nu), x0.dtype)
+        return jax.vmap(env.linearize)(jnp.broadcast_to(x0, (HORIZON, env.nx)), us).A
+
+    def best(fun: Callable[..., Any]) -> float:
+        return min(_timed(path.batched(fun), _starts(env, size))[0] / size for size in FILL)
+
+    return best(roll), best(expand)
 
 
 def _starts(env: Env, size: int) -> jax.Array:

@@ -20,6 +20,7 @@ import teachers
 from benchmarks.harness import Row, kept, main
 from envs.gymnasium import from_gymnasium, state_of
 from envs.gymnasium_tasks import TASKS
+from gps.placement import cpu_jit
 from teachers.planner import Planner
 
 SEEDS = (0, 1, 2)
@@ -85,9 +86,9 @@ def drive(task: str, setting: Setting, seed: int, steps: int | None = None) -> E
         initial_iterations=setting.initial_iterations,
         planner=setting.planner,
     )
-    act, key = jax.jit(teacher.act), jax.random.key(seed)
+    act, key = cpu_jit(teacher.act), jax.random.key(seed)
     world.reset(seed=seed)
-    state = jax.jit(teacher.init)(key, jnp.asarray(state_of(world)))
+    state = cpu_jit(teacher.init)(key, jnp.asarray(state_of(world)))
     jax.block_until_ready(act(key, state, jnp.asarray(state_of(world)), 0))  # compile
     total, spent, terminated = 0.0, [], False
     for t in range(min(steps or env.horizon, env.horizon)):

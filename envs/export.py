@@ -5,7 +5,8 @@
     to_minari("reacher/teacher-v0", env, episodes)
 
 Beside observations, controls and rewards every step has the full physics state and the teacher's label with
-its gains and covariance: u ~ N(mean + gain (x ⊖ state), covariance) labels the states around it too.
+its gains and covariance. Of a teacher with feedback, u ~ N(mean + gain (x ⊖ state), covariance) labels the
+states around it too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,15 +34,16 @@ class Episode(NamedTuple):
     """[T + 1, …]"""
     states: Float[np.ndarray, "T+1 nx"]
     actions: Float[np.ndarray, "T nu"]
+    """What was done: the label's mean within the limits."""
     rewards: Float[np.ndarray, " T"]
     means: Float[np.ndarray, "T nu"]
     covariances: Float[np.ndarray, "T nu nu"]
     gains: Float[np.ndarray, "T nu ndx"]
-    """NaN from a teacher that knows none."""
+    """Zero from planners that sample, NaN from a teacher that does not know."""
     label_status: Int[np.ndarray, " T"]
     """Not 0 where the teacher itself disowns the label."""
     terminated: bool
-    """Failed at its last step; else it was cut there."""
+    """Failed at its last step; else it was cut there, by the world or after `env.horizon` steps."""
     seed: int
     context: PyTree
 
@@ -74,35 +76,49 @@ def record(
     from envs.gymnasium import state_of
 
     made = as_gymnasium(env) if world is None else world
+    base: Any = made.unwrapped
+    own = isinstance(base, GymnasiumEnv)
     begin = cpu_jit(lambda context, key, x: make_teacher(env.bind(context)).init(key, x))
     act = cpu_jit(lambda context, *args: make_teacher(env.bind(context)).act(*args))
-    own = isinstance(made, GymnasiumEnv)
 
     def drive(seed: int) -> Episode:
         obs, _ = made.reset(seed=seed)
-        context = made.context if own else ()
-        look = (lambda: made.state) if own else (lambda: state_of(made))
+        context = base.context if own else ()
+        look = (lambda: base.state) if own else (lambda: state_of(made))
         key: Key[Array, ""] = jax.random.key(seed)
         state = begin(context, key, jnp.asarray(look()))
         seen, xs, rows, t, over, terminated = [obs], [look()], [], 0, False, False
         while not over:
             action, state = act(context, jax.random.fold_in(key, t), state, jnp.asarray(xs[-1]), t)
-            u = np.asarray(action.dist.mean)
+            u = np.clip(np.asarray(action.dist.mean), *env.limits)
             obs, reward, terminated, truncated, _ = made.step(u)
             rows.append((u, reward, *_label(action, env.ndx)))
             seen.append(obs)
             xs.append(look())
-            t, over = t + 1, terminated or truncated
-        columns = (np.asarray(column) for column in zip(*rows, strict=True))
-        together = jax.tree.map(lambda *leaves: np.stack(leaves), *seen)
-        context = jax.tree.map(np.asarray, context)
-        return Episode(together, np.stack(xs), *columns, bool(terminated), seed, context)
+            t += 1
+            over = terminated or truncated or t == env.horizon
+        actions, rewards, means, covs, gains, status = map(np.asarray, zip(*rows, strict=True))
+        return Episode(
+            observations=jax.tree.map(lambda *leaves: np.stack(leaves), *seen),
+            states=np.stack(xs),
+            actions=actions,
+            rewards=rewards,
+            means=means,
+            covariances=covs,
+            gains=gains,
+            label_status=status,
+            terminated=bool(terminated),
+            seed=seed,
+            context=jax.tree.map(_plain, context),
+        )
 
     return [drive(seed + i) for i in range(num_episodes)]
 
 
 def to_hdf5(path: str | Path, env: Env, episodes: Sequence[Episode]) -> None:
     """One file: a group `episode_0`, `episode_1`, … each, with `Episode`'s fields; trees are groups in these.
+
+    It is there in whole or not at all.
 
     Raises:
         ImportError: h5py is not installed.
@@ -114,34 +130,49 @@ def to_hdf5(path: str | Path, env: Env, episodes: Sequence[Episode]) -> None:
         raise ImportError("h5py is not installed: pip install 'guided-policy-search[export]'") from error
 
     def write(group: Any, name: str, value: PyTree) -> None:
-        if isinstance(value, Mapping | tuple):
-            inner = group.create_group(name)
-            named = value.items() if isinstance(value, Mapping) else enumerate(value)
+        fields = value._asdict() if hasattr(value, "_asdict") else value
+        if isinstance(fields, Mapping | tuple | list):
+            inner = group.create_group(name.replace("/", "|"))
+            named = fields.items() if isinstance(fields, Mapping) else enumerate(fields)
             for key, leaf in named:
                 write(inner, str(key), leaf)
-        else:
-            group.create_dataset(name, data=value)
+        elif value is not None:
+            group.create_dataset(name.replace("/", "|"), data=value)
 
-    with h5py.File(path, "x") as file:
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"'{path}' exists: choose another name, or remove it")
+    scratch = path.with_name(f".{path.name}.part")
+    with h5py.File(scratch, "w") as file:
         file.attrs.update({"env": env.name, "dt": env.dt, "num_episodes": len(episodes)})
         for i, episode in enumerate(episodes):
-            write(file, f"episode_{i}", episode._asdict())
+            write(file, f"episode_{i}", episode)
+    scratch.replace(path)
 
 
-def to_minari(dataset_id: str, env: Env, episodes: Sequence[Episode], **about: Any) -> Any:
+def to_minari(
+    dataset_id: str,
+    env: Env,
+    episodes: Sequence[Episode],
+    *,
+    world: "gymnasium.Env | None" = None,
+    **about: Any,
+) -> Any:
     """A local Minari dataset, which is returned; the physics state and the labels are in `infos`.
 
-    At the last state of an episode, where nobody acts any more, the label is NaN and its status −1.
+    At the last state of an episode, where nobody acts any more, the label is NaN and its status −1. Contexts
+    are not stored, and actions are in single precision, as Minari wants them: HDF5 keeps both.
 
     Args:
         dataset_id: such as "reacher/teacher-v0".
         env: the task.
         episodes: of it.
+        world: in which they were recorded, if not `as_gymnasium(env)`: its spaces are the dataset's.
         about: `algorithm_name`, `author`, … of `minari.create_dataset_from_buffers`.
 
     Raises:
         ImportError: minari is not installed.
-        ValueError: there is such a dataset already.
+        ValueError: there is such a dataset already, or observations are not of the world's space.
     """
     try:
         import minari
@@ -158,14 +189,21 @@ def to_minari(dataset_id: str, env: Env, episodes: Sequence[Episode], **about: A
             id=i,
             seed=episode.seed,
             observations=episode.observations,
-            actions=episode.actions.astype(np.float32),
+            actions=episode.actions.astype(np.float32),  # pyright: ignore[reportArgumentType]
             rewards=list(episode.rewards),
             terminations=list(ends & episode.terminated),
             truncations=list(ends & (not episode.terminated)),
             infos={"states": episode.states} | {name: _extended(getattr(episode, name)) for name in labels},
         )
 
-    spaces = as_gymnasium(env)
+    spaces = as_gymnasium(env) if world is None else world
+    for episode in episodes:
+        first = jax.tree.map(lambda rows: rows[0], episode.observations)
+        if not spaces.observation_space.contains(first):
+            raise ValueError(
+                f"the observations of these episodes are not of {spaces.observation_space}: pass the world= "
+                "that they were recorded in"
+            )
     return minari.create_dataset_from_buffers(
         dataset_id,
         [buffer(i, episode) for i, episode in enumerate(episodes)],
@@ -176,6 +214,11 @@ def to_minari(dataset_id: str, env: Env, episodes: Sequence[Episode], **about: A
 
 
 # ------------------------------------------------------------------------------------- internals
+
+
+def _plain(leaf: Array) -> np.ndarray:
+    """As NumPy; of a key its numbers."""
+    return np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
 
 
 def _label(action: Action, ndx: int) -> tuple[np.ndarray, ...]:

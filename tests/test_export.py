@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from typing import NamedTuple
 
 import gymnasium
 import h5py
@@ -12,6 +13,7 @@ from toys import line
 from toys import teacher as by_hand
 
 import teachers
+from envs.as_gymnasium import as_gymnasium
 from envs.export import record, to_hdf5, to_minari
 from envs.gymnasium import from_gymnasium
 from envs.reacher import reacher
@@ -31,13 +33,13 @@ def test_episodes_are_what_the_env_does_under_the_labels(recorded):
         assert episode.states.shape == (21, 4) and episode.gains.shape == (20, 2, 4)
         bound = env.bind(jnp.asarray(episode.context))
         for t in range(20):
-            u = np.clip(episode.actions[t], *env.limits)
+            u = episode.actions[t]
             x_next, _ = bound.step(jnp.asarray(episode.states[t]), jnp.asarray(u))
             np.testing.assert_allclose(episode.states[t + 1], x_next, atol=1e-12)
             y = bound.sense(jnp.asarray(episode.states[t]), jnp.asarray(u))
             cost = bound.cost(jnp.asarray(episode.states[t]), jnp.asarray(u), y, t)
             np.testing.assert_allclose(episode.rewards[t], -cost, rtol=1e-6)
-        np.testing.assert_array_equal(episode.actions, episode.means)
+        np.testing.assert_array_equal(episode.actions, np.clip(episode.means, -1, 1))
         assert np.all(np.linalg.eigvalsh(episode.covariances) > 0) and np.any(episode.gains != 0)
         assert not episode.terminated and not np.any(episode.label_status)
     assert np.any(episodes[0].context != episodes[1].context)
@@ -101,6 +103,8 @@ def test_failures_end_an_episode_and_unknown_gains_are_none():
     episodes = record(short, by_hand(gain=-3.0), 2)  # away from the target, into the wall
     assert all(episode.terminated and len(episode.actions) < 50 for episode in episodes)
     assert all(np.all(np.isnan(episode.gains)) for episode in episodes)
+    wild = record(short, by_hand(gain=50.0), 1)[0]
+    assert np.max(np.abs(wild.means)) > 1 and np.max(np.abs(wild.actions)) == 1
     with pytest.raises(ValueError, match="num_episodes must be at least 1, came 0"):
         record(short, by_hand(), 0)
 
@@ -115,3 +119,38 @@ def test_a_foreign_world_is_recorded_too():
     np.testing.assert_allclose(
         env.step(*map(jnp.asarray, (episode.states[0], episode.actions[0])))[0], episode.states[1], atol=1e-6
     )
+
+
+def test_worlds_in_wrappers_and_worlds_without_end(tmp_path, monkeypatch):
+    env = line(horizon=5)
+    wrapped = gymnasium.wrappers.RecordEpisodeStatistics(as_gymnasium(env))
+    one, other = record(env, by_hand(), 1, world=wrapped)[0], record(env, by_hand(), 1)[0]
+    np.testing.assert_array_equal(one.states, other.states)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        endless = gymnasium.make("InvertedDoublePendulum-v5").unwrapped
+    task = from_gymnasium(endless)._replace(horizon=3)
+    episode = record(task, functools.partial(teachers.mpc, horizon=5, iterations=1), 1, world=endless)[0]
+    assert len(episode.actions) == 3 and episode.observations.shape == (4, 9)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    with pytest.raises(ValueError, match="pass the world= that they were recorded in"):
+        to_minari("double/teacher-v0", task, [episode])
+
+
+class Trees(NamedTuple):
+    places: np.ndarray
+    none: None
+
+
+def test_hdf5_names_the_parts_of_trees_and_is_whole_or_not_there(recorded, tmp_path):
+    env, _, episodes = recorded
+    context = {"a/b": np.ones(2), "trees": Trees(np.zeros(3), None), "more": [np.arange(2), np.arange(3)]}
+    path = tmp_path / "trees.hdf5"
+    to_hdf5(path, env, [episodes[0]._replace(context=context)])
+    with h5py.File(path) as file:
+        held = file["episode_0/context"]
+        assert sorted(held) == ["a|b", "more", "trees"] and list(held["trees"]) == ["places"]
+        np.testing.assert_array_equal(held["more/1"], np.arange(3))
+    with pytest.raises(TypeError):
+        to_hdf5(tmp_path / "bad.hdf5", env, [episodes[0]._replace(context=object())])
+    assert not (tmp_path / "bad.hdf5").exists()

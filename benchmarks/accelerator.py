@@ -6,6 +6,7 @@ solve is the time that the bare engine takes for its rollouts and derivatives, a
 iteration, in batches that keep the device busy; 1 means that nothing else costs time.
 """
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -60,6 +61,7 @@ class Path(NamedTuple):
         return cartpole(horizon=HORIZON, backend=self.backend)
 
 
+@functools.cache
 def paths() -> list[Path]:
     """The CPU path, and MJX where there is an accelerator."""
     device = jax.devices()[0]
@@ -153,6 +155,7 @@ def _over_batches(
     return rows
 
 
+@functools.cache
 def _bare(path: Path) -> tuple[float, float]:
     """Seconds of an open-loop rollout and of the derivatives at its knots: the best of several batches."""
     env = path.env()

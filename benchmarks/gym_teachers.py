@@ -2,7 +2,7 @@
 
 The world is gymnasium's own, and so are the rewards that are summed; the teacher gets its (qpos, qvel) and
 plans on `envs.gymnasium.from_gymnasium`'s model and cost. Settings were chosen on seeds from 100 on. Episodes
-are kept in runs/gym_teachers and not run again; the time of a step is measured anew, in 30 of them.
+are kept in runs/gym_teachers and not run again; the time of a step is measured anew, along 30 of them.
 """
 
 import time
@@ -18,9 +18,11 @@ import numpy as np
 
 import teachers
 from benchmarks.harness import Row, kept, main
-from envs.gymnasium import from_gymnasium, state_of
+from envs.export import Episode, record
+from envs.gymnasium import from_gymnasium
 from envs.gymnasium_tasks import TASKS
 from gps.placement import cpu_jit
+from gps.types import Env, Teacher
 from teachers.planner import Planner
 
 SEEDS = (0, 1, 2)
@@ -63,44 +65,38 @@ SETTINGS = {
 }
 
 
-class Episode(NamedTuple):
-    """What one came to."""
-
-    reward: float
-    """Sum of them: the return."""
-    length: int
-    seconds: float
-    """Per control step, the median, without compiling."""
-    ended: bool
-    """Before its time, by a fall."""
+def teacher(setting: Setting) -> Callable[[Env], Teacher]:
+    """Env → the teacher of the task."""
+    return partial(
+        teachers.mpc,
+        horizon=setting.horizon,
+        iterations=setting.iterations,
+        initial_iterations=setting.initial_iterations,
+        planner=setting.planner,
+    )
 
 
 def drive(task: str, setting: Setting, seed: int, steps: int | None = None) -> Episode:
     """One episode of gymnasium's task, of at most `steps` control steps."""
     world = gymnasium.make(f"{task}-v5")
     env = from_gymnasium(world)
-    teacher = teachers.mpc(
-        env,
-        setting.horizon,
-        setting.iterations,
-        initial_iterations=setting.initial_iterations,
-        planner=setting.planner,
+    return record(env._replace(horizon=steps or env.horizon), teacher(setting), 1, world=world, seed=seed)[0]
+
+
+def pace(task: str, setting: Setting, steps: int) -> float:
+    """Seconds per control step, the median along the first steps of an episode, without compiling."""
+    states, made = (
+        drive(task, setting, SEEDS[0], steps).states,
+        teacher(setting)(from_gymnasium(f"{task}-v5")),
     )
-    act, key = cpu_jit(teacher.act), jax.random.key(seed)
-    world.reset(seed=seed)
-    state = cpu_jit(teacher.init)(key, jnp.asarray(state_of(world)))
-    jax.block_until_ready(act(key, state, jnp.asarray(state_of(world)), 0))  # compile
-    total, spent, terminated = 0.0, [], False
-    for t in range(min(steps or env.horizon, env.horizon)):
+    act, key, spent = cpu_jit(made.act), jax.random.key(SEEDS[0]), []
+    state = cpu_jit(made.init)(key, jnp.asarray(states[0]))
+    jax.block_until_ready(act(key, state, jnp.asarray(states[0]), 0))  # compile
+    for t, x in enumerate(states[:-1]):
         begun = time.perf_counter()
-        action, state = act(jax.random.fold_in(key, t), state, jnp.asarray(state_of(world)), t)
-        u = np.asarray(action.dist.mean)
+        _, state = jax.block_until_ready(act(jax.random.fold_in(key, t), state, jnp.asarray(x), t))
         spent.append(time.perf_counter() - begun)
-        _, reward, terminated, _, _ = world.step(u)
-        total += float(reward)
-        if terminated:
-            break
-    return Episode(total, len(spent), float(np.median(spent)), terminated)
+    return float(np.median(spent))
 
 
 def substeps(task: str) -> int:
@@ -109,14 +105,14 @@ def substeps(task: str) -> int:
     return TASKS[task].coarse or world.frame_skip
 
 
-def episode(task: str, setting: Setting, seed: int, steps: int | None) -> Episode:
-    """The same, kept."""
-    row = kept(
-        Path(__file__),
-        [gymnasium.__version__, task, seed, steps],
-        lambda: drive(task, setting, seed, steps)._asdict(),
-    )
-    return Episode(*(row[name] for name in Episode._fields))
+def outcome(task: str, setting: Setting, seed: int, steps: int | None) -> dict[str, Any]:
+    """An episode's return and whether it ended before its time, kept."""
+
+    def make() -> dict[str, Any]:
+        episode = drive(task, setting, seed, steps)
+        return {"return": float(np.sum(episode.rewards)), "fell": episode.terminated}
+
+    return kept(Path(__file__), [gymnasium.__version__, task, seed, steps], make)
 
 
 def case(task: str) -> Callable[[bool], list[Row]]:
@@ -125,14 +121,13 @@ def case(task: str) -> Callable[[bool], list[Row]]:
     def rows(fast: bool) -> list[Row]:
         setting = SETTINGS[task]
         seeds, steps = (SEEDS[:1], 3) if fast else (SEEDS, None)
-        episodes = [episode(task, setting, seed, steps) for seed in seeds]
-        pace = drive(task, setting, seeds[0], 3 if fast else 30).seconds
-        returns = np.array([one.reward for one in episodes])
+        episodes = [outcome(task, setting, seed, steps) for seed in seeds]
+        returns = np.array([one["return"] for one in episodes])
         found = [
             Row("return, mean", returns.mean(), "reward", None if fast else setting.target),
             Row("return, worst seed", returns.min(), "reward"),
-            Row("episodes to the end", float(np.mean([not one.ended for one in episodes])), "share"),
-            Row("median time per control step", pace, "s", "<= 0.3"),
+            Row("episodes to the end", float(np.mean([not one["fell"] for one in episodes])), "share"),
+            Row("median time per control step", pace(task, setting, steps or 30), "s", "<= 0.3"),
         ]
         samples = setting.planner.keywords.get("samples") if isinstance(setting.planner, partial) else None
         if samples:

@@ -2,8 +2,7 @@
 
 A plan from a fixed first state and zero controls, with 1 to 64 iterations; seconds are those of one solve on
 all cores, without compiling; those with derivatives may stop before their iterations are used up. Planners
-that sample draw 64 samples per iteration, splines of 8 knots, and show
-the median of their seeds.
+that sample draw 64 samples per iteration, splines of 8 knots, and show the median of their seeds.
 """
 
 import functools

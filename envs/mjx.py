@@ -4,8 +4,9 @@
 
 What a call means is the same as in `envs.mujoco`, the state rule included, but for `variants`, `threads` and
 the sizes of differences, which it does not know: derivatives are forward-mode ones of MJX itself. MJX knows
-fewer models (`mujoco/doc/mjx.rst` lists what is missing), computes in JAX's default float type, compiles for
-seconds to minutes and, on a CPU, is far slower than the C engine.
+fewer models (`mujoco/doc/mjx.rst` lists what is missing), computes in JAX's default float type and compiles
+for seconds to minutes. On a CPU the smallest models take about as long as with the C engine
+(`benchmarks.peers`).
 """
 
 import copy

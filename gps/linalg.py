@@ -8,7 +8,7 @@ another. On other platforms a batch stays one.
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ def full_precision(fun: F) -> F:
         with jax.default_matmul_precision("highest"):
             return fun(*args, **kwargs)
 
-    return call  # type: ignore[return-value]
+    return cast(F, call)
 
 
 def _one_by_one(fun: Callable[..., PyTree]) -> Callable[..., PyTree]:

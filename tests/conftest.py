@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture(autouse=True, scope="module")
 def _forget_programs():
-    """XLA ends with a segmentation fault where one process keeps some thousands of programs."""
+    """Compiling ended with a segmentation fault once, in a process that kept the programs of 1000 tests."""
     yield
     jax.clear_caches()
 

@@ -11,8 +11,8 @@ import importlib
 import importlib.util
 import math
 import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,12 @@ import numpy as np
 from mujoco import rollout
 
 import teachers
+from benchmarks import known_answers
 from benchmarks.harness import Row, main, time_ratio
 from benchmarks.suite import suite_folder
 from envs.cartpole import cartpole
 from envs.manifold import quat_difference
-from envs.mjcf import from_mjcf
+from envs.mjcf import Backend, from_mjcf
 from envs.reacher import reacher
 from gps.costs import quadratic
 from gps.placement import cpu_jit
@@ -75,31 +76,21 @@ def unicycle(fast: bool) -> list[Row]:
 
 def pendulum_on_a_cart(fast: bool) -> list[Row]:
     """Its introduction's cart-pole, whose model is Python there, derivatives by JAX: a check, no race."""
-    h, weights = 0.05, np.array([1, 1, 0.1, 0.001, 0.001, 1])
-
-    def dynamics(x: Any, u: Any, xp: Any) -> Any:
-        m1, m2, length, g = 1.0, 0.1, 0.5, 9.81
-        s, c = xp.sin(x[1]), xp.cos(x[1])
-        m, mu = m1 + m2, m1 + m2 * s**2
-        cart = (u[0] + m2 * c * s * g - m2 * length * x[3] ** 2 * s) / mu
-        pole = (u[0] * c / length + m * g * s / length - m2 * c * s * x[3] ** 2) / mu
-        velocity = x[2:] + h * xp.stack([cart, pole])
-        return xp.concatenate([x[:2] + h * velocity, velocity])
-
-    def residual(x: Any, u: Any, xp: Any) -> Any:
-        return weights * xp.stack([xp.sin(x[1]), 1 - xp.cos(x[1]), x[0], x[2], x[3], u])
+    env, x0, us = known_answers.crocoddyl_cartpole()
+    dynamics, residual = known_answers.crocoddyl_dynamics, known_answers.crocoddyl_residual
+    weights = known_answers.CROCODDYL_WEIGHTS
 
     def theirs() -> Any:
         crocoddyl = _load("crocoddyl")
 
-        jacobians = jax.jit(jax.jacfwd(lambda x, u: dynamics(x, u, jnp), (0, 1)))
+        jacobians = jax.jit(jax.jacfwd(dynamics, (0, 1)))
 
         class Model(crocoddyl.ActionModelAbstract):
             def __init__(self) -> None:
                 super().__init__(crocoddyl.StateVector(4), 1, 6)
 
             def calc(self, data: Any, x: np.ndarray, u: np.ndarray | None = None) -> None:
-                data.r = residual(x, 0.0 if u is None else u[0], np)
+                data.r = residual(x, np.zeros(1) if u is None else u, np)
                 data.cost = 0.5 * data.r @ data.r
                 data.xnext = x if u is None else dynamics(x, u, np)
 
@@ -115,12 +106,9 @@ def pendulum_on_a_cart(fast: bool) -> list[Row]:
                     data.Fx, data.Fu = (np.asarray(J) for J in jacobians(x, u))
 
         model = Model()
-        return crocoddyl.ShootingProblem(np.array([0, 0, 1, 0.5]), [model] * 50, model)
+        return crocoddyl.ShootingProblem(x0, [model] * len(us), model)
 
-    cost = ResidualCost(lambda x, u, y, t: residual(x, u[0], jnp), quadratic)
-    last = ResidualCost(lambda x, y: residual(x, jnp.zeros((), x.dtype), jnp), quadratic)
-    env = plant(lambda x, u: dynamics(x, u, jnp), cost, last, 4, 1, horizon=50, dt=h)
-    return _beside_crocoddyl(env, np.array([0, 0, 1, 0.5]), np.zeros((50, 1)), theirs, fast, target=None)
+    return _beside_crocoddyl(env, x0, us, theirs, fast, target=None)
 
 
 QUADROTOR = """
@@ -273,9 +261,40 @@ HORIZON, SAMPLES, TURNS, ELITES, STD = 40, 128, 4, 12, 0.5
 
 
 def walker_cost(x: Any, u: Any, xp: Any) -> Any:
-    """Stand upright and walk at 1 m/s; x is dm_control's walker (…, 18)."""
-    height, lean, speed = x[..., 0], x[..., 2], x[..., 9]
+    """Stand upright and walk at 1 m/s; the walker's first three joints lift, move and turn it."""
+    height, lean, speed = x[..., 0], x[..., 2], x[..., 10]
     return 10 * height**2 + 3 * (1 - xp.cos(lean)) + (speed - 1) ** 2 + 0.05 * xp.sum(u**2, axis=-1)
+
+
+def without_sensors(name: str) -> mujoco.MjModel:
+    """A model of dm_control's suite; what its sensors cost is no part of the race."""
+    spec = mujoco.MjSpec.from_file(str(suite_folder() / f"{name}.xml"))
+    for sensor in list(spec.sensors):
+        spec.delete(sensor)
+    return spec.compile()
+
+
+def walker(horizon: int = HORIZON, backend: Backend = "c") -> Env:
+    """dm_control's walker with `walker_cost`."""
+
+    def final(x: jax.Array, y: jax.Array) -> jax.Array:
+        return walker_cost(x, jnp.zeros(6, x.dtype), jnp)
+
+    model = without_sensors("walker")
+    return from_mjcf(
+        model, lambda x, u, y, t: walker_cost(x, u, jnp), final, horizon=horizon, backend=backend
+    )
+
+
+def humanoid(horizon: int = HORIZON, backend: Backend = "c") -> Env:
+    """dm_control's humanoid, which stays upright at 1.3 m."""
+
+    def cost(x: jax.Array, u: jax.Array, y: jax.Array, t: jax.Array) -> jax.Array:
+        up = 1 - 2 * (x[4] ** 2 + x[5] ** 2)
+        return 10 * (x[2] - 1.3) ** 2 + 3 * (1 - up) + 0.05 * jnp.sum(u**2)
+
+    model = without_sensors("humanoid")
+    return from_mjcf(model, cost, lambda x, y: 10 * (x[2] - 1.3) ** 2, horizon=horizon, backend=backend)
 
 
 def numpy_cem(
@@ -300,15 +319,7 @@ def numpy_cem(
 
 def numpy_planner(fast: bool) -> list[Row]:
     """A plan of CEM for dm_control's walker: 128 samples x 40 steps x 4 iterations, all cores."""
-    spec = mujoco.MjSpec.from_file(str(suite_folder() / "walker.xml"))
-    for sensor in list(spec.sensors):
-        spec.delete(sensor)
-    model = spec.compile()
-
-    def final(x: jax.Array, y: jax.Array) -> jax.Array:
-        return walker_cost(x, jnp.zeros(model.nu, x.dtype), jnp)
-
-    env = from_mjcf(model, lambda x, u, y, t: walker_cost(x, u, jnp), final, horizon=HORIZON)
+    env, model = walker(), without_sensors("walker")
     planner = teachers.cem(
         env,
         iterations=TURNS,
@@ -355,11 +366,13 @@ def mjx_planners(fast: bool) -> list[Row]:
         "cem": functools.partial(teachers.cem, iterations=2, samples=64),
         "ilqr": functools.partial(teachers.ilqr, iterations=5, tolerance=0.0),
     }
-    tasks = {"cart-pole": cartpole, "reacher": reacher}
+    tasks = {"cart-pole": cartpole, "reacher": reacher, "walker": walker, "humanoid": humanoid}
     if fast:
         makers, tasks = {"cem": makers["cem"]}, {"cart-pole": cartpole}
     for task, make_env in tasks.items():
         for name, make in makers.items():
+            if (task, name) == ("humanoid", "ilqr"):
+                continue  # a minute a plan on MJX
             figure = f"{task}, {name}: MJX on the CPU ÷ ours, time of a plan"
             if not installed("mujoco.mjx"):
                 rows.append(Row(figure, None, "1", ">= 5"))
@@ -377,7 +390,80 @@ def _plan_of(make_env: Callable[..., Env], make: Callable[..., Any], backend: st
     return lambda: solve(x0, jnp.zeros((HORIZON, env.nu)))[0].cost
 
 
+# ------------------------------------------------------------------------------------ published answers
+
+
+class Known(NamedTuple):
+    """A problem whose answer is published or agreed upon by independent solvers."""
+
+    problem: tuple[Env, np.ndarray, np.ndarray]
+    cost: float
+    digit: float
+    """The last of the cost."""
+    iterations: str | None = None
+    """That a published solver took, as a target."""
+    options: Mapping[str, Any] = {}
+
+
+def published(fast: bool) -> list[Row]:
+    """One iLQR solve from the published first controls, to the end."""
+    car, exact = known_answers.car_parking(), {"tolerance": 1e-9}
+    second = {"second_order": known_answers.car_dynamics}
+    problems = {
+        "trajax's acrobot": Known(known_answers.acrobot(), 44.513285, 5e-5, "<= 62"),
+        "car parking": Known(car, 1.905169, 1e-5, "<= 157"),
+        "car parking, full DDP": Known(car, 1.905168, 1e-5, "<= 90", second),
+        "ALTRO's cart-pole": Known(known_answers.altro_cartpole(), 1.418409, 1e-5, None, exact),
+        "ALTRO's cart-pole, |u| <= 3": Known(known_answers.altro_cartpole(3.0), 1.494334, 1e-5, None, exact),
+        "crocoddyl's cart-pole": Known(known_answers.crocoddyl_cartpole(), 18.165607, 1e-6, None, exact),
+    }
+    rows = []
+    for name, known in list(problems.items())[: 1 if fast else None]:
+        env, x0, us = known.problem
+        solve = cpu_jit(teachers.ilqr(env, iterations=1000, **known.options).solve)
+        solution, _ = solve(jnp.asarray(x0), jnp.asarray(us))
+        away = abs(float(solution.cost) - known.cost)
+        rows.append(Row(f"{name}: |cost - {known.cost}|", away, "1", f"<= {known.digit}"))
+        rows.append(Row(f"{name}: iterations", int(solution.iterations), "1", known.iterations))
+    return rows
+
+
+STARTS = 64
+
+
+def many_starts(fast: bool) -> list[Row]:
+    """The best of 64 solves in one batch, on problems with many local optima."""
+    keys = jax.random.split(jax.random.key(SEED), 2 if fast else STARTS)
+    env, x0, us = known_answers.car_parking()
+    ddp = teachers.ilqr(env, iterations=300, second_order=known_answers.car_dynamics)
+
+    @cpu_jit
+    def park(keys: jax.Array) -> jax.Array:
+        controls = jax.vmap(lambda key: 0.1 * jax.random.normal(key, us.shape))(keys)
+        return jax.vmap(ddp.solve, (None, 0))(jnp.asarray(x0), controls)[0].cost
+
+    parked = np.sort(park(keys))
+    wrapped, start, zeros = known_answers.trajax_cartpole()
+    sampler = functools.partial(teachers.cem, samples=64, noise=teachers.coloured(1.0), std=1.0, scale=[1.0])
+    hybrid = teachers.ilqs(wrapped, iterations=100, sampler=sampler, proposals=30)
+
+    @cpu_jit
+    def swing(keys: jax.Array) -> jax.Array:
+        guess = hybrid.begin(jnp.asarray(start), jnp.asarray(zeros))
+        return jax.vmap(lambda key: hybrid.improve(key, jnp.asarray(start), guess)[0].cost)(keys)
+
+    swung = np.sort(swing(keys))
+    return [
+        Row("car parking, full DDP from noise of .1: best cost", parked[0], "1", "<= 1.4362"),
+        Row("car parking, full DDP from noise of .1: median cost", float(np.median(parked)), "1"),
+        Row("trajax's cart-pole, ilqs: best cost", swung[0], "1", "<= 100"),
+        Row("trajax's cart-pole, ilqs: median cost", float(np.median(swung)), "1"),
+    ]
+
+
 CASES = {
+    "published answers": published,
+    "64 starts in one batch": many_starts,
     "crocoddyl, unicycle (its C++ model)": unicycle,
     "crocoddyl, cart-pole (its Python model)": pendulum_on_a_cart,
     "crocoddyl, quadrotor (Pinocchio)": quadrotor,

@@ -2,10 +2,10 @@ from functools import cache
 
 import jax
 import jax.numpy as jnp
-import known_answers
 import numpy as np
 import pytest
 
+from benchmarks import known_answers
 from gps.plant import plant
 from teachers.ilqr import ilqr
 from teachers.planner import SolveStatus

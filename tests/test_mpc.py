@@ -2,11 +2,11 @@ from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
-import known_answers
 import numpy as np
 import pytest
 import scipy.linalg
 
+from benchmarks import known_answers
 from gps.plant import plant
 from gps.rollout import open_loop
 from gps.types import LinearGaussian

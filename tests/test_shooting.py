@@ -2,11 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-import known_answers
 import numpy as np
 import pytest
 
 import teachers
+from benchmarks import known_answers
 from envs.mjcf import from_mjcf
 from gps.types import Trajectory
 from teachers.planner import SolveStatus

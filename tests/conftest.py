@@ -1,12 +1,24 @@
-"""Double precision and no silent broadcasting in every test; `--budget` runs the cheapest test files."""
+"""Double precision and no silent broadcasting in every test; `--budget` runs the cheapest test files.
+
+Most of the time goes into compiling: the tests use the code generator of `gps.placement.cpu_jit` throughout,
+and share what they compile, the processes that they start included.
+"""
 
 import json
 import os
+import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 
-import jax
-import pytest
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+COMPILED = "JAX_COMPILATION_CACHE_DIR"
+_own = None if COMPILED in os.environ else tempfile.mkdtemp(prefix="gps-compiled-")
+if _own is not None:
+    os.environ |= {COMPILED: _own, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -51,6 +63,8 @@ def pytest_runtest_protocol(item):
 
 
 def pytest_sessionfinish(session):
+    if _own is not None:
+        shutil.rmtree(_own, ignore_errors=True)
     if session.config.getoption("--record"):
         known = json.loads(SECONDS.read_text()) if SECONDS.exists() else {}
         known |= {name: round(seconds, 1) for name, seconds in _spent.items()}

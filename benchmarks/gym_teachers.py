@@ -85,10 +85,8 @@ def drive(task: str, setting: Setting, seed: int, steps: int | None = None) -> E
 
 def pace(task: str, setting: Setting, steps: int) -> float:
     """Seconds per control step, the median along the first steps of an episode, without compiling."""
-    states, made = (
-        drive(task, setting, SEEDS[0], steps).states,
-        teacher(setting)(from_gymnasium(f"{task}-v5")),
-    )
+    states = drive(task, setting, SEEDS[0], steps).states
+    made = teacher(setting)(from_gymnasium(f"{task}-v5"))
     act, key, spent = cpu_jit(made.act), jax.random.key(SEEDS[0]), []
     state = cpu_jit(made.init)(key, jnp.asarray(states[0]))
     jax.block_until_ready(act(key, state, jnp.asarray(states[0]), 0))  # compile

@@ -35,7 +35,18 @@ from rich.table import Table
 
 from gps.run import versions
 
-__all__ = ["RESULTS", "Ratio", "Row", "Timing", "kept", "main", "median_time", "meets", "time_ratio"]
+__all__ = [
+    "RESULTS",
+    "Ratio",
+    "Row",
+    "Timing",
+    "kept",
+    "main",
+    "median_time",
+    "meets",
+    "place",
+    "time_ratio",
+]
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = Path("runs")
@@ -85,14 +96,21 @@ def meets(value: float, target: str | None) -> bool | None:
 # ------------------------------------------------------------------------------------------- long work
 
 
-def kept(script: Path, said: Sequence[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` returns, from its file if this code has made it before; `said` is all that it depends on.
+def place(scripts: Sequence[Path], said: Sequence[Any]) -> tuple[Path, list[Any]]:
+    """(where work is kept, all that it depends on): our code, the text of `scripts`, and `said`.
 
-    The files are in runs/ under the name of the `script`, whose own text counts as code.
+    It is in runs/ under the name of the first script.
     """
-    said = [versions(), hashlib.sha256(script.read_bytes()).hexdigest(), *said]
-    name = hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
-    path = KEPT / script.stem / f"{name}.json"
+    texts = [hashlib.sha256(script.read_bytes()).hexdigest() for script in scripts]
+    depends = [versions(), *texts, *said]
+    name = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
+    return KEPT / scripts[0].stem / name, depends
+
+
+def kept(script: Path, said: Sequence[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` returns, from its file if it was made before; `said` is all that it depends on."""
+    folder, said = place([script], said)
+    path = folder.with_suffix(".json")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(".tmp")

@@ -24,7 +24,6 @@ def cem(
     elites: int = 8,
     keep: int = 3,
     std: float = 0.3,
-    sooner: float = 1.0,
     least: float = 0.05,
     smoothing: float = 0.1,
     noise: Noise | None = None,
@@ -43,9 +42,6 @@ def cem(
         elites: how many of the best the next mean and standard deviation are of.
         keep: how many of the best are tried again.
         std: of the noise at the start of each plan, in half ranges of the controls.
-        sooner: the share of `std` that the first step has; it grows evenly to the last. Small where what a
-            plan begins with, refined by the plans before, must not be disturbed for a better end to be found:
-            gaits that fall (the idea is DIAL's, Xue et al. 2024).
         least: the standard deviation does not fall below it.
         smoothing: share of the last mean square deviation in the next.
         noise: its shape in time, a spline through 6 values unless given.
@@ -60,8 +56,6 @@ def cem(
         raise ValueError(f"elites must be between 1 and the number of samples, {samples}, came {elites}")
     if not 0 <= smoothing < 1:
         raise ValueError(f"smoothing must be at least 0 and below 1, came {smoothing}")
-    if not 0 < sooner <= 1:
-        raise ValueError(f"sooner must be a share above 0 and at most 1, came {sooner}")
     unit = unit_of(env, common.get("scale"))
 
     def strategy(T: int, nu: int) -> Strategy:
@@ -76,7 +70,6 @@ def cem(
             weights = jnp.zeros_like(samples.costs).at[best].set(share)
             return weights, jnp.maximum(jnp.sqrt(var), least)
 
-        begun = np.broadcast_to(std * np.linspace(sooner, 1.0, T)[:, None], (T, nu))
-        return spread_out(begun, noise or spline(6), weigh)
+        return spread_out(np.full((T, nu), std), noise or spline(6), weigh)
 
     return sampled(env, strategy, horizon, iterations, samples, keep=keep, **common)

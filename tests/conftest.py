@@ -11,15 +11,16 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+import jax
+import pytest
+
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 COMPILED = "JAX_COMPILATION_CACHE_DIR"
 _own = None if COMPILED in os.environ else tempfile.mkdtemp(prefix="gps-compiled-")
-if _own is not None:
+if _own is not None:  # for the processes that tests start, and for this one, whose JAX has read them already
     os.environ |= {COMPILED: _own, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3"}
-
-import jax  # noqa: E402
-import pytest  # noqa: E402
-
+    jax.config.update("jax_compilation_cache_dir", _own)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

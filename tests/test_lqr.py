@@ -269,7 +269,10 @@ def test_what_rounding_leaves_does_not_grow_with_an_unstable_plant(sweep, dtype,
         P = np.eye(4) + 0.1 * K.T @ K + closed.T @ P @ closed
         P = 0.5 * (P + P.T)
         gains.insert(0, K)
-    rows = lambda a, count: jnp.asarray(np.broadcast_to(a, (count, *np.shape(a))), dtype)  # noqa: E731
+
+    def rows(a, count):
+        return jnp.asarray(np.broadcast_to(a, (count, *np.shape(a))), dtype)
+
     dynamics = LinearDynamics(*(rows(a, length) for a in (A, B, np.zeros((0, 4)), np.zeros((0, 1)))))
     zero = np.zeros
     cost = QuadraticCost(

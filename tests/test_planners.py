@@ -282,17 +282,6 @@ def test_plans_that_allow_for_other_models_are_better_in_the_worst_of_them():
     assert worst(make(worlds=worlds, objective="worst")) < 0.8 * worst(make())
 
 
-def test_cem_disturbs_what_comes_sooner_less():
-    """All samples are elites: their spread is that of the noise."""
-    env, x0, _ = task("cart")
-    everyone = {"samples": 64, "elites": 64, "keep": 0, "smoothing": 0.0, "least": 1e-9}
-    planner = teachers.cem(env, 20, 1, std=0.2, sooner=0.1, noise=teachers.white(), **everyone)
-    solution, _ = jax.jit(planner.solve)(x0, jnp.zeros((20, env.nu)))
-    half = (env.limits.high - env.limits.low) / 2
-    std = np.sqrt(solution.controller.cov[:, 0, 0]) / half
-    np.testing.assert_allclose(std, np.linspace(0.02, 0.2, 20), rtol=0.35)
-
-
 WRONG = {
     "objective must be 'average', 'worst' or a share": (teachers.mppi, {"worlds": GOALS, "objective": 1.5}),
     "worlds must be contexts with one leading axis": (teachers.mppi, {"worlds": jnp.zeros(())}),
@@ -302,7 +291,6 @@ WRONG = {
     "elites must be between 1 and the number of samples, 64": (teachers.cem, {"elites": 65}),
     "smoothing must be at least 0": (teachers.cem, {"smoothing": 1.0}),
     "least must be positive": (teachers.cem, {"least": 0.0}),
-    "sooner must be a share": (teachers.cem, {"sooner": 0.0}),
     "at least 4 samples": (teachers.cma_es, {"samples": 3}),
     "over_horizon must be positive": (teachers.dial, {"over_horizon": 0.0}),
     "returns must be one of best, mean": (teachers.cem, {"returns": "worst"}),

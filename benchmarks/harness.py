@@ -15,6 +15,8 @@ A benchmark is a table of cases, functions `fast → rows`, handed to `main`:
 import argparse
 import difflib
 import hashlib
+import importlib
+import importlib.util
 import json
 import logging
 import math
@@ -40,7 +42,9 @@ __all__ = [
     "Ratio",
     "Row",
     "Timing",
+    "installed",
     "kept",
+    "load",
     "main",
     "median_time",
     "meets",
@@ -117,6 +121,19 @@ def kept(script: Path, said: Sequence[Any], make: Callable[[], dict[str, Any]]) 
         scratch.write_text(json.dumps({"of": said, **make()}))
         scratch.replace(path)
     return json.loads(path.read_text())
+
+
+# ------------------------------------------------------------------------------------------- peers
+
+
+def installed(package: str) -> bool:
+    """Whether it can be imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+def load(package: str) -> Any:
+    """The package, of whose types nothing is known."""
+    return importlib.import_module(package)
 
 
 # ------------------------------------------------------------------------------------------- timing

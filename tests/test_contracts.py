@@ -10,13 +10,14 @@ import small_tasks as tasks
 from small_tasks import plain, same
 
 from gps.algorithms.bc import bc
+from gps.algorithms.coaching import coaching
 from gps.algorithms.dagger import dagger
 from gps.algorithms.imitation import COUNTED
 from gps.algorithms.plato import plato
 from students.networks import mlp
 from teachers.mpc import mpc
 
-ALGORITHMS = {"bc": bc, "dagger": dagger, "plato": plato}
+ALGORITHMS = {"bc": bc, "dagger": dagger, "plato": plato, "coaching": coaching}
 STUDENTS = {
     "mlp": {},
     "mlp with labels' covariance": {"covariance": "labels"},

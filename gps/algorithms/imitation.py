@@ -69,11 +69,12 @@ def imitation(
     drive: Drive,
     settings: Callable[[ImitationState], PyTree],
     budget: Budget,
+    coached: Callable[[ImitationState, Env], Env] = lambda state, bound: bound,
 ) -> Algorithm:
     """Dataset aggregation: `drive` acts with `settings`(state), the teacher labels every state met.
 
-    The student minimises KL(student ‖ teacher) over all labels so far. All randomness of an iteration comes
-    from its key.
+    The student minimises KL(student ‖ teacher) over all labels so far. `coached` makes the env in which the
+    teacher plans from the bound one. All randomness of an iteration comes from its key.
 
     Raises:
         ValueError: a budget that cannot be spent.
@@ -83,7 +84,6 @@ def imitation(
     augment = None if env.mirror is None else reflect(env.mirror)
     size, updates = budget.batch_size, budget.updates
     fitter = fit(student, kl(), optimizer, batch_size=size, updates=updates, augment=augment)
-    collect = episodes(env, drive, budget.num_steps, make_teacher=make_teacher, student=student)
     improve = student_jit(fitter.run)
     trial = _trial(env, student, budget.test_worlds)
 
@@ -98,6 +98,10 @@ def imitation(
 
     @cpu_jit
     def gather(key: Array, state: ImitationState) -> tuple[Dataset, dict[str, Array]]:
+        def teacher(bound: Env) -> Teacher:
+            return make_teacher(coached(state, bound))
+
+        collect = episodes(env, drive, budget.num_steps, make_teacher=teacher, student=student)
         worlds = jax.random.split(key, budget.num_worlds)
         steps = collect(worlds, state.fit.variables, settings(state))
         return data.add(state.dataset, as_dataset(steps)), _summary(steps)

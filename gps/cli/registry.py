@@ -49,7 +49,7 @@ class Task(NamedTuple):
     """None: curves of states and controls are drawn."""
 
 
-ALGORITHM_NAMES = ("bc", "dagger", "plato", "mdgps", "pigps", "badmm", "traj_opt")
+ALGORITHM_NAMES = ("bc", "dagger", "plato", "coaching", "mdgps", "pigps", "badmm", "traj_opt")
 ALGORITHMS = {name: f"gps.algorithms.{name}:{name}" for name in ALGORITHM_NAMES}
 
 TEACHERS = {

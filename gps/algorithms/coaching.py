@@ -1,0 +1,112 @@
+"""Coaching: the teacher shows what it would do if it cared to be followed (He, Daumé & Eisner, NIPS 2012)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gps.algorithms.dagger import mixture_drives
+from gps.algorithms.imitation import Budget, ImitationState, imitation
+from gps.types import Algorithm, Env, ResidualCost, Student, Teacher
+
+
+def coaching(
+    env: Env,
+    make_teacher: Callable[[Env], Teacher],
+    student: Student,
+    *,
+    price: float = 0.1,
+    decay: float = 1.0,
+    beta: float = 0.5,
+    iterations: int = 8,
+    num_worlds: int = 8,
+    num_steps: int = 150,
+    updates: int = 1500,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    test_worlds: int = 16,
+) -> Algorithm:
+    """DAgger whose teacher plans with a price on every control that is not the student's.
+
+    In iteration i the cost of a planned step is c(x, u) + price · decay^(i − 1) · ‖u − π(o)‖², π the student
+    so far: among plans that are about as good, the teacher takes the one that the student is nearest to. What
+    one state is labelled with then depends less on chance and on the plan before, which is what defeats
+    imitation where a planner samples or has many optima. (He et al. take such "hope actions" one step at a
+    time; the price along the whole plan is that of Pinneri et al. 2021, arXiv:2011.07051.)
+
+    The teacher plans alone in iteration 0, while the student knows nothing, and drives all of it; afterwards
+    each step is driven by the teacher with probability `beta`, else by the student.
+
+    Args:
+        env: the task. What the student sees must be a function of the state.
+        make_teacher: Env → Teacher, called on the env bound to an episode's context, with a `planning` model
+            whose cost has the price in it: any `teachers.mpc`.
+        student: the policy, without memory.
+        price: units of cost per squared unit of the control, summed over the controls.
+        decay: of the price from iteration to iteration, in (0, 1]; He et al. let it vanish.
+        beta: probability with which the teacher drives a step.
+        iterations: of collecting and fitting.
+        num_worlds: worlds side by side.
+        num_steps: control steps per world and iteration.
+        updates: gradient updates per iteration.
+        batch_size: labels per update.
+        learning_rate: of Adam, decayed over the last iterations.
+        test_worlds: worlds on which the student alone is tried after each iteration.
+
+    Raises:
+        ValueError: the price is negative, decay or beta not in their ranges, or an observation or a student
+            that remembers.
+    """
+    if not price >= 0:
+        raise ValueError(f"price must be at least 0, got {price}")
+    if not 0 < decay <= 1:
+        raise ValueError(f"decay must be above 0 and at most 1, got {decay}")
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta must be in [0, 1], got {beta}")
+    if jax.tree.leaves((student.initial_carry(), env.observer.init(jax.random.key(0)))):
+        raise ValueError(
+            "coaching asks the student about planned states: neither it nor what it sees may have a memory, "
+            "take a student without one and an env without history, delay or differences"
+        )
+
+    def coached(state: ImitationState, bound: Env) -> Env:
+        begun = state.iteration > 0
+        now = jnp.where(begun, price * jnp.float32(decay) ** (state.iteration - 1), 0.0)
+
+        def follow(x: Array, u: Array) -> Array:
+            obs, _ = bound.observer.observe(jax.random.key(0), (), x, bound.sense(x, u), jnp.zeros_like(u))
+            return student.apply(state.fit.variables, obs, student.initial_carry())[0].mode()
+
+        return _with_price(bound, follow, now)
+
+    def schedule(state: ImitationState) -> Array:
+        return jnp.where(state.iteration == 0, 1.0, jnp.float32(beta))
+
+    budget = Budget(iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds)
+    return imitation(env, make_teacher, student, mixture_drives, schedule, budget, coached)
+
+
+def _with_price(env: Env, follow: Callable[[Array, Array], Array], price: Float[Array, ""]) -> Env:
+    """`env`, bound, planned on a model that pays for u ≠ follow(x, u).
+
+    Derivatives leave the student out: its slopes are not the task's.
+    """
+    model = env if env.planning is None else env.planning
+    plain = model.cost
+
+    def apart(x: Array, u: Array) -> Array:
+        return u - jax.lax.stop_gradient(follow(x, u)).astype(u.dtype)
+
+    def paid(difference: Array) -> Array:
+        return price.astype(difference.dtype) * jnp.sum(difference**2)
+
+    if isinstance(plain, ResidualCost):
+        cost = ResidualCost(
+            lambda x, u, y, t: jnp.concatenate([plain.residual(x, u, y, t), apart(x, u)]),
+            lambda r: plain.norm(r[: -env.nu]) + paid(r[-env.nu :]),
+        )
+        return env._replace(planning=model._replace(cost=cost))
+    return env._replace(
+        planning=model._replace(cost=lambda x, u, y, t: plain(x, u, y, t) + paid(apart(x, u)))
+    )

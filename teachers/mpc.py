@@ -27,6 +27,7 @@ def mpc(
     start: Float[Array, " nu"] | None = None,
     planner: Callable[..., Planner] = REPLANNER,
     value: Callable[[Float[Array, " nx"]], Float[Array, ""]] | None = None,
+    max_curvature: float = math.inf,
 ) -> Teacher:
     """The teacher that plans on `env.planning` (or `env`) at every control step, from its shifted last plan.
 
@@ -49,6 +50,9 @@ def mpc(
         planner: called as planner(model, horizon=…, iterations=…); `functools.partial` sets the rest.
         value: x → cost to go where a plan ends, in place of the task's final cost: what lies beyond a horizon
             that is shorter than the task.
+        max_curvature: labels whose Quu has a larger norm are scaled down to it, cost units per squared unit
+            of the control. Where a plan cannot avoid a fall, derivatives through it are chaos: on a double
+            pendulum Quu is 26 about upright and 10⁹ on its way down, and a student would learn nothing else.
 
     Raises:
         ValueError: the planning model's control step or sizes are not those of `env`, or a setting that no
@@ -63,6 +67,8 @@ def mpc(
         )
     if initial_iterations < 0:
         raise ValueError(f"initial_iterations must be at least 0, came {initial_iterations}")
+    if not max_curvature > 0:
+        raise ValueError(f"max_curvature must be positive, came {max_curvature}")
     if start is not None and jnp.shape(start) != (env.nu,):
         raise ValueError(f"start must be one control of shape ({env.nu},), came shape {jnp.shape(start)}")
     if value is not None:
@@ -85,7 +91,7 @@ def mpc(
 
     def act(key: Array, state: PyTree, x: Float[Array, " nx"], t: Int[Array, ""]) -> tuple[Action, PyTree]:
         solution, guess = replan.improve(key, x, state, t)
-        return _action(solution), usable(solution, replan.shift(guess), blank(x))
+        return _action(solution, max_curvature), usable(solution, replan.shift(guess), blank(x))
 
     return Teacher(init, act)
 
@@ -97,10 +103,11 @@ def _ending_in(env: Env, value: Callable[[Array], Array]) -> Env:
     )
 
 
-def _action(solution: Solution) -> Action:
-    """The label at the plan's first state."""
+def _action(solution: Solution, max_curvature: float) -> Action:
+    """The label at the plan's first state, its Q(u) and covariance scaled alike."""
     u, cov, K = solution.controller.us[0], solution.controller.cov[0], solution.controller.K[0]
-    parts = (u, cov, solution.Quu[0], solution.q[0])
+    scale = jnp.minimum(1.0, max_curvature / jnp.linalg.norm(solution.Quu[0]))
+    parts = (u, cov / scale, scale * solution.Quu[0], scale * solution.q[0])
     finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in parts]))
     eye = jnp.eye(u.shape[0], dtype=u.dtype)
     mean, cov, Quu, q = (

@@ -125,6 +125,27 @@ def test_bad_labels_carry_a_status_and_finite_numbers():
         assert action.status == 0
 
 
+def test_labels_are_no_sharper_than_allowed():
+    x0 = jnp.asarray(X0)
+
+    def label(most):
+        teacher = mpc(ENV, horizon=30, max_curvature=most)
+        return jax.jit(lambda x: teacher.act(KEY, teacher.init(KEY, x), x, 0)[0])(x0)
+
+    plain, bounded, loose = label(np.inf), label(0.05), label(1e9)
+    share = 0.05 / float(jnp.linalg.norm(plain.Quu))
+    assert share < 0.5
+    for field in ("Quu", "q"):
+        np.testing.assert_allclose(getattr(bounded, field), share * getattr(plain, field), rtol=1e-9)
+    np.testing.assert_allclose(bounded.dist.cov, plain.dist.cov / share, rtol=1e-9)
+    np.testing.assert_array_equal(bounded.dist.mean, plain.dist.mean)
+    assert all(
+        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(loose), jax.tree.leaves(plain), strict=True)
+    )
+    with pytest.raises(ValueError, match="max_curvature must be positive, came 0"):
+        mpc(ENV, horizon=30, max_curvature=0)
+
+
 def test_planning_model_is_used_and_checked():
     env = limited()
     flipped = env._replace(cost=lambda x, u, y, t: jnp.sum((u - 0.3) ** 2), final_cost=lambda x, y: 0 * x[0])

@@ -154,9 +154,9 @@ def _ant_reward(x: Array, u: Array, x_next: Array, dt: float, before: Array, aft
 
 def _ant(dt: float) -> tuple[Cost, FinalCost]:
     def cost(x: Array, u: Array, y: Array, t: Array) -> Array:
-        near = 20 * jax.nn.relu(0.4 - x[2]) + 20 * jax.nn.relu(x[2] - 0.9)
+        near = 50 * jax.nn.relu(0.4 - x[2]) + 50 * jax.nn.relu(x[2] - 0.85)
         tilt = x[4] ** 2 + x[5] ** 2
-        return 0.5 * jnp.sum(u**2) + near + tilt + _price((x[2] > 0.22) & (x[2] < 0.98))
+        return 0.5 * jnp.sum(u**2) + near + tilt + _price((x[2] > 0.22) & (x[2] < 0.95))
 
     return cost, lambda x, y: -x[0] / dt
 
@@ -299,7 +299,7 @@ TASKS: dict[str, GymTask] = {
         observe=_observe(15, 2),
         failed=lambda x: ~_ant_healthy(x),
         reads=_ant_reads,
-        coarse=4,
+        coarse=5,
     ),
     "Humanoid": GymTask(
         start=_start(1e-2),

@@ -1,12 +1,15 @@
-"""Students of Gymnasium's MuJoCo tasks: gymnasium's own observations, taught by DAgger from the planners.
+"""Students of Gymnasium's MuJoCo tasks: gymnasium's own observations, taught by the planners.
 
 Of the double pendulum's observations they see all but the last, the force at the end of its rail.
 
-The teachers are those of `benchmarks.gym_teachers`; both are judged in gymnasium's own worlds, from the same
-starts, by its own rewards. What a student keeps is its share of what its teacher gains over doing nothing.
-Training is kept in runs/gym_students, iteration by iteration, and goes on where it was stopped.
+Teacher and student are judged in gymnasium's own worlds, from the same starts, by its own rewards; the
+teachers are those of `benchmarks.gym_teachers`, but where the lessons name another. What a student keeps is
+its share of what its teacher gains over doing nothing. Training is kept in runs/gym_students, iteration by
+iteration, and goes on where it was stopped.
 """
 
+import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,14 +18,18 @@ import gymnasium
 import jax
 import numpy as np
 
+import teachers
 from benchmarks import gym_teachers
-from benchmarks.harness import Row, main, place
+from benchmarks.gym_teachers import Setting, sampling
+from benchmarks.harness import Row, kept, main, place
 from envs.gymnasium import from_gymnasium
 from gps import checkpoint
+from gps.algorithms.coaching import coaching
 from gps.algorithms.dagger import dagger
+from gps.algorithms.plato import plato
 from gps.labels import example_row
 from gps.placement import cpu_jit
-from gps.types import Env
+from gps.types import Algorithm, Env
 from students.networks import mlp
 
 SEED = 0
@@ -32,21 +39,38 @@ SEED = 0
 class Lessons(NamedTuple):
     """How a student is taught."""
 
+    algorithm: Callable[..., Algorithm]
     iterations: int
     num_worlds: int
     num_steps: int
-    beta: float = 0.0
     updates: int = 4000
     hidden: tuple[int, ...] = (256, 256)
+    max_curvature: float = math.inf
+    """Of labels, see `teachers.mpc`."""
+    setting: Setting | None = None
+    """Of the teacher; None: that of `gym_teachers`."""
     episodes: int = 3
     """That judge, from seed 0 on."""
     target: str = ">= 0.9"
 
 
+GENTLE = sampling(16, 4, "", samples=64, noise=teachers.white(), std=1.0, elites=8, keep=4, returns="mean")
+"""A cheetah's teacher that acts by the mean of its best samples, and takes a fifth of the rollouts."""
+
 LESSONS = {
-    "Reacher": Lessons(iterations=20, num_worlds=64, num_steps=50, episodes=20),
-    "InvertedDoublePendulum": Lessons(iterations=6, num_worlds=8, num_steps=150),
-    "HalfCheetah": Lessons(iterations=10, num_worlds=4, num_steps=250, beta=0.7),
+    "Reacher": Lessons(dagger, iterations=20, num_worlds=64, num_steps=50, episodes=20),
+    "InvertedDoublePendulum": Lessons(
+        functools.partial(plato, lam=1.0),
+        iterations=8,
+        num_worlds=12,
+        num_steps=250,
+        updates=15000,
+        hidden=(64, 64),
+        max_curvature=100.0,
+    ),
+    "HalfCheetah": Lessons(
+        functools.partial(coaching, price=0.15), iterations=30, num_worlds=4, num_steps=250, setting=GENTLE
+    ),
 }
 
 
@@ -57,12 +81,19 @@ def rows_of(task: str) -> Callable[[bool], list[Row]]:
         lessons, steps = LESSONS[task], 3 if fast else None
         if fast:
             lessons = lessons._replace(iterations=2, num_worlds=2, num_steps=3, updates=10, episodes=1)
-        world = gymnasium.make(f"{task}-v5")
-        env, setting, seeds = from_gymnasium(world), gym_teachers.SETTINGS[task], range(lessons.episodes)
-        act, labels = taught(task, env, lessons)
+        world, setting = gymnasium.make(f"{task}-v5"), lessons.setting or gym_teachers.SETTINGS[task]
+        env, seeds = from_gymnasium(world), range(lessons.episodes)
+
+        def shown(seed: int) -> dict[str, Any]:
+            return {"return": float(np.sum(gym_teachers.drive(task, setting, seed, steps).rewards))}
+
+        act, labels = taught(task, env, setting, lessons, fast)
         own = np.mean([play(world, seed, steps, act) for seed in seeds])
         idle = np.mean([play(world, seed, steps, lambda obs: np.zeros(env.nu)) for seed in seeds])
-        best = np.mean([gym_teachers.outcome(task, setting, seed, steps)["return"] for seed in seeds])
+        episodes = [
+            kept(Path(__file__), [task, seed, steps], functools.partial(shown, seed)) for seed in seeds
+        ]
+        best = np.mean([episode["return"] for episode in episodes])
         return [
             Row("student's return, mean", float(own), "reward"),
             Row("teacher's return, mean", float(best), "reward"),
@@ -74,21 +105,22 @@ def rows_of(task: str) -> Callable[[bool], list[Row]]:
     return rows
 
 
-def taught(task: str, env: Env, lessons: Lessons) -> tuple[Callable[[np.ndarray], Any], int]:
+def taught(
+    task: str, env: Env, setting: Setting, lessons: Lessons, fast: bool
+) -> tuple[Callable[[np.ndarray], Any], int]:
     """(what the student does with gymnasium's observation, how many labels it took), resumed if kept."""
     student = mlp(env.nu, hidden=lessons.hidden, limits=env.limits)
-    algorithm = dagger(
+    algorithm = lessons.algorithm(
         env,
-        gym_teachers.teacher(gym_teachers.SETTINGS[task]),
+        functools.partial(gym_teachers.teacher(setting), max_curvature=lessons.max_curvature),
         student,
-        beta=lessons.beta,
         iterations=lessons.iterations,
         num_worlds=lessons.num_worlds,
         num_steps=lessons.num_steps,
         updates=lessons.updates,
         test_worlds=0,
     )
-    folder, _ = place([Path(__file__), Path(gym_teachers.__file__)], [task, lessons])
+    folder, _ = place([Path(__file__), Path(gym_teachers.__file__)], [task, fast])
     init_key, run_key = jax.random.split(jax.random.key(SEED))
     state, begun = algorithm.init(init_key), 0
     if folder.exists() and checkpoint.steps(folder):

@@ -65,8 +65,8 @@ SETTINGS = {
 }
 
 
-def teacher(setting: Setting) -> Callable[[Env], Teacher]:
-    """Env → the teacher of the task."""
+def teacher(setting: Setting) -> Callable[..., Teacher]:
+    """(env, …) → the teacher of the task; the rest goes to `teachers.mpc`."""
     return partial(
         teachers.mpc,
         horizon=setting.horizon,

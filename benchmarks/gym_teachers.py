@@ -22,7 +22,7 @@ from envs.export import Episode, record
 from envs.gymnasium import from_gymnasium
 from envs.gymnasium_tasks import TASKS
 from gps.placement import cpu_jit
-from gps.types import Env, Teacher
+from gps.types import Teacher
 from teachers.planner import Planner
 
 SEEDS = (0, 1, 2)

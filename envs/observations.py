@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
+from gps.plant import in_every_context
 from gps.types import Env, Mirror, Observer
 
 __all__ = ["delay", "differences", "dropout", "history", "noise", "subset"]
@@ -180,10 +181,11 @@ def _observe_through(
     reflect: Callable[[Mirror], Mirror | None] = lambda mirror: mirror,
 ) -> Env:
     """`env` with its observer wrapped, whatever context it is bound to later; `reflect` adapts its mirror."""
-    return env._replace(
-        observer=wrap(env.observer),
-        bind=lambda context: _observe_through(env.bind(context), wrap, reflect),
-        mirror=None if env.mirror is None else reflect(env.mirror),
+    return in_every_context(
+        env,
+        lambda task: task._replace(
+            observer=wrap(task.observer), mirror=None if task.mirror is None else reflect(task.mirror)
+        ),
     )
 
 

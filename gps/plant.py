@@ -83,6 +83,11 @@ def plant(
     return env
 
 
+def in_every_context(env: Env, change: Callable[[Env], Env]) -> Env:
+    """`change`(env), whatever context it is bound to later: `_replace` alone is undone by `bind`."""
+    return change(env)._replace(bind=lambda context: in_every_context(env.bind(context), change))
+
+
 def _limits(limits: Limits | tuple | None, nu: int) -> Limits:
     low, high = limits if limits is not None else (-np.inf, np.inf)
     try:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from gps.plant import in_every_context
 from gps.rollout import clip_control
 from gps.types import Action, Env, Gaussian, Teacher
 from teachers.ilqr import ilqr
@@ -50,9 +51,10 @@ def mpc(
         planner: called as planner(model, horizon=…, iterations=…); `functools.partial` sets the rest.
         value: x → cost to go where a plan ends, in place of the task's final cost: what lies beyond a horizon
             that is shorter than the task.
-        max_curvature: labels whose Quu has a larger norm are scaled down to it, cost units per squared unit
-            of the control. Where a plan cannot avoid a fall, derivatives through it are chaos: on a double
-            pendulum Quu is 26 about upright and 10⁹ on its way down, and a student would learn nothing else.
+        max_curvature: labels whose Quu has a larger norm have Quu, q and Σ⁻¹ scaled down to it, in the
+            planner's units of Quu. Where a plan cannot avoid a fall, derivatives through it are chaos: on a
+            double pendulum Quu is 26 about upright and 10⁹ on its way down, and a student would learn nothing
+            else. PLATO then weighs the teacher less there, and its `regret` is counted in the smaller units.
 
     Raises:
         ValueError: the planning model's control step or sizes are not those of `env`, or a setting that no
@@ -72,7 +74,7 @@ def mpc(
     if start is not None and jnp.shape(start) != (env.nu,):
         raise ValueError(f"start must be one control of shape ({env.nu},), came shape {jnp.shape(start)}")
     if value is not None:
-        model = _ending_in(model, value)
+        model = in_every_context(model, lambda task: task._replace(final_cost=_valued(value)))
     replan = planner(model, horizon=horizon, iterations=iterations)
     first = planner(model, horizon=horizon, iterations=max(1, initial_iterations))
     T = replan.horizon
@@ -83,6 +85,7 @@ def mpc(
         return replan.begin(jnp.nan_to_num(x0), us)
 
     def init(key: Array, x0: Float[Array, " nx"]) -> PyTree:
+        x0 = jnp.asarray(x0)
         fresh = blank(x0)
         if initial_iterations == 0:
             return fresh
@@ -90,17 +93,21 @@ def mpc(
         return usable(solution, guess, fresh)
 
     def act(key: Array, state: PyTree, x: Float[Array, " nx"], t: Int[Array, ""]) -> tuple[Action, PyTree]:
+        x = jnp.asarray(x)
         solution, guess = replan.improve(key, x, state, t)
         return _action(solution, max_curvature), usable(solution, replan.shift(guess), blank(x))
 
     return Teacher(init, act)
 
 
-def _ending_in(env: Env, value: Callable[[Array], Array]) -> Env:
-    """The env with this final cost, in every context."""
-    return env._replace(
-        final_cost=lambda x, y: value(x), bind=lambda context: _ending_in(env.bind(context), value)
-    )
+def _valued(value: Callable[[Array], Array]) -> Callable[[Array, Array], Array]:
+    def final_cost(x: Array, y: Array) -> Array:
+        worth = jnp.asarray(value(x), x.dtype)
+        if worth.shape:
+            raise ValueError(f"value must be a number for a state x, came an array of shape {worth.shape}")
+        return worth
+
+    return final_cost
 
 
 def _action(solution: Solution, max_curvature: float) -> Action:

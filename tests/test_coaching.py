@@ -10,7 +10,7 @@ import small_tasks as tasks
 from small_tasks import plain, same
 
 import teachers
-from envs.observations import history
+from envs.observations import history, noise
 from gps.algorithms.bc import bc
 from gps.algorithms.coaching import coaching
 from gps.costs import quadratic
@@ -82,7 +82,14 @@ def test_without_a_price_and_driven_by_the_teacher_it_is_behaviour_cloning():
     assert np.all(coached.dataset.behaviour[:240] == TEACHER)
 
 
-@pytest.mark.parametrize("planner", [teachers.ilqr, functools.partial(teachers.cem, samples=32)])
+@pytest.mark.parametrize(
+    "planner",
+    [
+        teachers.ilqr,
+        functools.partial(teachers.cem, samples=32),
+        functools.partial(teachers.cem, samples=32, worlds=np.zeros(2)),  # contexts that it binds anew
+    ],
+)
 def test_a_planner_comes_nearer_to_its_student_for_a_price(planner):
     env, student = tasks.swing(), tasks.affine()
     make = functools.partial(teachers.mpc, horizon=8, iterations=2, initial_iterations=2, planner=planner)
@@ -98,8 +105,9 @@ def test_a_planner_comes_nearer_to_its_student_for_a_price(planner):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"price": -1.0}, "price must be at least 0, got -1.0"),
-        ({"price": float("nan")}, "price must be at least 0, got nan"),
+        ({"price": -1.0}, "price must be at least 0 and finite, got -1.0"),
+        ({"price": float("nan")}, "price must be at least 0 and finite, got nan"),
+        ({"price": float("inf")}, "price must be at least 0 and finite, got inf"),
         ({"decay": 0.0}, "decay must be above 0 and at most 1, got 0.0"),
         ({"beta": 1.5}, r"beta must be in \[0, 1\], got 1.5"),
     ],
@@ -110,6 +118,8 @@ def test_settings_that_cannot_work(wrong, said):
 
 
 def test_an_env_or_a_student_that_remembers_is_refused():
+    with pytest.raises(ValueError, match="what it sees must not be noisy"):
+        coaching(noise(tasks.road(), 0.5), tasks.road_teacher, tasks.affine())
     with pytest.raises(ValueError, match="neither it nor what it sees may have a memory"):
         coaching(history(tasks.road(), 2), tasks.road_teacher, tasks.affine())
     with pytest.raises(ValueError, match="neither it nor what it sees may have a memory"):

@@ -181,3 +181,5 @@ def test_a_value_function_stands_for_what_lies_beyond_the_horizon():
         acts.append(jax.jit(teacher.act)(KEY, teacher.init(KEY, x0), x0, 0)[0].dist.mean)
     np.testing.assert_allclose(acts[0], endless, rtol=1e-6)
     assert abs(acts[1] - endless) > 0.1 * abs(endless)
+    with pytest.raises(ValueError, match=r"value must be a number for a state x, came .* shape \(2,\)"):
+        mpc(env, horizon=3, value=lambda x: x).init(KEY, x0)

@@ -1,5 +1,6 @@
 """Coaching: the teacher shows what it would do if it cared to be followed (He, Daumé & Eisner, NIPS 2012)."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -8,6 +9,7 @@ from jaxtyping import Array, Float
 
 from gps.algorithms.dagger import mixture_drives
 from gps.algorithms.imitation import Budget, ImitationState, imitation
+from gps.plant import in_every_context
 from gps.types import Algorithm, Env, ResidualCost, Student, Teacher
 
 
@@ -56,10 +58,10 @@ def coaching(
 
     Raises:
         ValueError: the price is negative, decay or beta not in their ranges, or an observation or a student
-            that remembers.
+            that remembers, or a noisy observation.
     """
-    if not price >= 0:
-        raise ValueError(f"price must be at least 0, got {price}")
+    if not 0 <= price < math.inf:
+        raise ValueError(f"price must be at least 0 and finite, got {price}")
     if not 0 < decay <= 1:
         raise ValueError(f"decay must be above 0 and at most 1, got {decay}")
     if not 0 <= beta <= 1:
@@ -69,6 +71,8 @@ def coaching(
             "coaching asks the student about planned states: neither it nor what it sees may have a memory, "
             "take a student without one and an env without history, delay or differences"
         )
+    if _noisy(env):
+        raise ValueError("coaching asks the student about planned states: what it sees must not be noisy")
 
     def coached(state: ImitationState, bound: Env) -> Env:
         begun = state.iteration > 0
@@ -92,8 +96,6 @@ def _with_price(env: Env, follow: Callable[[Array, Array], Array], price: Float[
 
     Derivatives leave the student out: its slopes are not the task's.
     """
-    model = env if env.planning is None else env.planning
-    plain = model.cost
 
     def apart(x: Array, u: Array) -> Array:
         return u - jax.lax.stop_gradient(follow(x, u)).astype(u.dtype)
@@ -101,12 +103,25 @@ def _with_price(env: Env, follow: Callable[[Array, Array], Array], price: Float[
     def paid(difference: Array) -> Array:
         return price.astype(difference.dtype) * jnp.sum(difference**2)
 
-    if isinstance(plain, ResidualCost):
-        cost = ResidualCost(
-            lambda x, u, y, t: jnp.concatenate([plain.residual(x, u, y, t), apart(x, u)]),
-            lambda r: plain.norm(r[: -env.nu]) + paid(r[-env.nu :]),
-        )
-        return env._replace(planning=model._replace(cost=cost))
-    return env._replace(
-        planning=model._replace(cost=lambda x, u, y, t: plain(x, u, y, t) + paid(apart(x, u)))
-    )
+    def priced(model: Env) -> Env:
+        plain = model.cost
+        if isinstance(plain, ResidualCost):
+            cost = ResidualCost(
+                lambda x, u, y, t: jnp.concatenate([plain.residual(x, u, y, t), apart(x, u)]),
+                lambda r: plain.norm(r[: -env.nu]) + paid(r[-env.nu :]),
+            )
+            return model._replace(cost=cost)
+        return model._replace(cost=lambda x, u, y, t: plain(x, u, y, t) + paid(apart(x, u)))
+
+    model = env if env.planning is None else env.planning
+    return env._replace(planning=in_every_context(model, priced))
+
+
+def _noisy(env: Env) -> bool:
+    """Whether an observation of one state depends on chance."""
+    key = jax.random.key(0)
+    bound = env.bind(env.sample_context(key))
+    x, u = bound.init(key), jnp.zeros(env.nu)
+    y = bound.sense(x, u)
+    once, again = (bound.observer.observe(jax.random.key(i), (), x, y, u)[0] for i in (1, 2))
+    return not jax.tree.all(jax.tree.map(lambda a, b: jnp.array_equal(a, b, equal_nan=True), once, again))

@@ -9,8 +9,11 @@ its gains and covariance. Of a teacher with feedback, u ~ N(mean + gain (x ⊖ s
 states around it too.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -68,7 +71,7 @@ def record(
 
     Raises:
         ImportError: gymnasium is not installed.
-        ValueError: no episodes.
+        ValueError: no episodes, or a world that is not of this task.
     """
     if num_episodes < 1:
         raise ValueError(f"num_episodes must be at least 1, came {num_episodes}")
@@ -78,6 +81,7 @@ def record(
     made = as_gymnasium(env) if world is None else world
     base: Any = made.unwrapped
     own = isinstance(base, GymnasiumEnv)
+    _check_world(env, made)
     begin = cpu_jit(lambda context, key, x: make_teacher(env.bind(context)).init(key, x))
     act = cpu_jit(lambda context, *args: make_teacher(env.bind(context)).act(*args))
 
@@ -123,6 +127,7 @@ def to_hdf5(path: str | Path, env: Env, episodes: Sequence[Episode]) -> None:
     Raises:
         ImportError: h5py is not installed.
         FileExistsError: there is such a file already.
+        ValueError: what came are not episodes.
     """
     try:
         import h5py
@@ -139,15 +144,19 @@ def to_hdf5(path: str | Path, env: Env, episodes: Sequence[Episode]) -> None:
         elif value is not None:
             group.create_dataset(name.replace("/", "|"), data=value)
 
+    _check_episodes(episodes)
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"'{path}' exists: choose another name, or remove it")
     scratch = path.with_name(f".{path.name}.part")
-    with h5py.File(scratch, "w") as file:
-        file.attrs.update({"env": env.name, "dt": env.dt, "num_episodes": len(episodes)})
-        for i, episode in enumerate(episodes):
-            write(file, f"episode_{i}", episode)
-    scratch.replace(path)
+    try:
+        with h5py.File(scratch, "w") as file:
+            file.attrs.update({"env": env.name, "dt": env.dt, "num_episodes": len(episodes)})
+            for i, episode in enumerate(episodes):
+                write(file, f"episode_{i}", episode)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def to_minari(
@@ -160,6 +169,7 @@ def to_minari(
 ) -> Any:
     """A local Minari dataset, which is returned; the physics state and the labels are in `infos`.
 
+    It is there in whole or not at all; a killed process leaves a hidden folder `.part-…` beside the datasets.
     At the last state of an episode, where nobody acts any more, the label is NaN and its status −1. Contexts
     are not stored, and actions are in single precision, as Minari wants them: HDF5 keeps both.
 
@@ -172,11 +182,14 @@ def to_minari(
 
     Raises:
         ImportError: minari is not installed.
-        ValueError: there is such a dataset already, or observations are not of the world's space.
+        ValueError: there is such a dataset already, what came are not episodes, or their observations are
+            not of the world's space.
     """
     try:
         import minari
         from minari.data_collector import EpisodeBuffer
+        from minari.namespace import create_namespace, list_local_namespaces
+        from minari.storage import get_dataset_path
     except ImportError as error:
         raise ImportError("minari is not installed: pip install 'guided-policy-search[export]'") from error
     from envs.as_gymnasium import as_gymnasium
@@ -196,6 +209,7 @@ def to_minari(
             infos={"states": episode.states} | {name: _extended(getattr(episode, name)) for name in labels},
         )
 
+    _check_episodes(episodes)
     spaces = as_gymnasium(env) if world is None else world
     for episode in episodes:
         first = jax.tree.map(lambda rows: rows[0], episode.observations)
@@ -204,16 +218,71 @@ def to_minari(
                 f"the observations of these episodes are not of {spaces.observation_space}: pass the world= "
                 "that they were recorded in"
             )
-    return minari.create_dataset_from_buffers(
-        dataset_id,
-        [buffer(i, episode) for i, episode in enumerate(episodes)],
-        action_space=spaces.action_space,
-        observation_space=spaces.observation_space,
-        **about,
-    )
+    root = get_dataset_path()
+    if (root / dataset_id).exists():
+        raise ValueError(f"Minari dataset '{dataset_id}' already exists: choose another name or version")
+    # A half-written dataset would be listed and read as a short one: it is made out of sight, then moved.
+    with TemporaryDirectory(prefix=".part-", dir=root) as scratch:
+        with _datasets_in(scratch):
+            minari.create_dataset_from_buffers(
+                dataset_id,
+                [buffer(i, episode) for i, episode in enumerate(episodes)],
+                action_space=spaces.action_space,
+                observation_space=spaces.observation_space,
+                **about,
+            )
+        namespace = Path(dataset_id).parent.as_posix()
+        if namespace != "." and namespace not in list_local_namespaces():
+            create_namespace(namespace)
+        (Path(scratch) / dataset_id).replace(root / dataset_id)
+    return minari.load_dataset(dataset_id)
 
 
 # ------------------------------------------------------------------------------------- internals
+
+
+def _check_world(env: Env, world: Any) -> None:
+    """The engine must get the controls that are written down, in the task that the teacher plans in."""
+    space = world.action_space
+    same = space.shape == (env.nu,) and all(
+        np.allclose(mine, its) for mine, its in zip(env.limits, (space.low, space.high), strict=True)
+    )
+    if not same:
+        raise ValueError(
+            f"{env.name} has controls in {env.limits}, the world has {space}: pass a world whose actions are "
+            "the engine's controls, without wrappers that rescale them"
+        )
+    name = world.spec.id if world.spec else None
+    if name is not None and name != env.name and env.name in _registered():
+        raise ValueError(f"the teacher plans {env.name}, came a world that is {name}")
+
+
+@contextmanager
+def _datasets_in(folder: str) -> Iterator[None]:
+    """Where Minari writes."""
+    name = "MINARI_DATASETS_PATH"
+    before = os.environ.get(name)
+    os.environ[name] = folder
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _registered() -> set[str]:
+    import gymnasium
+
+    return set(gymnasium.registry)
+
+
+def _check_episodes(episodes: Sequence[Episode]) -> None:
+    if isinstance(episodes, Episode) or not all(isinstance(episode, Episode) for episode in episodes):
+        raise ValueError(
+            "episodes must be a sequence of `Episode`, as `record` returns them: [episode] of one"
+        )
 
 
 def _plain(leaf: Array) -> np.ndarray:

@@ -86,6 +86,11 @@ def test_minari_reads_it_back(recorded, tmp_path, monkeypatch):
         back = minari.load_dataset("reacher/teacher-v0")
         with pytest.raises(ValueError, match="already exists"):
             to_minari("reacher/teacher-v0", env, episodes)
+        monkeypatch.setattr(type(back.storage), "update_episodes", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            to_minari("reacher/teacher-v1", env, episodes)
+        monkeypatch.undo()
+    assert sorted(file.name for file in tmp_path.rglob("*v1*")) == []
     assert back.total_episodes == 2 and back.total_steps == 40
     for ours, theirs in zip(episodes, back.iterate_episodes(), strict=True):
         np.testing.assert_array_equal(theirs.observations, ours.observations)
@@ -121,6 +126,20 @@ def test_a_foreign_world_is_recorded_too():
     )
 
 
+def test_a_world_that_is_not_of_the_task_is_refused():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cheetah, small = gymnasium.make("HalfCheetah-v5"), gymnasium.make("InvertedPendulum-v5")
+    make = functools.partial(teachers.mpc, horizon=3)
+    with pytest.raises(
+        ValueError, match="the teacher plans Walker2d-v5, came a world that is HalfCheetah-v5"
+    ):
+        record(from_gymnasium("Walker2d-v5"), make, 1, world=cheetah)
+    rescaled = gymnasium.wrappers.RescaleAction(small, np.float32(-1), np.float32(1))
+    with pytest.raises(ValueError, match="without wrappers that rescale them"):
+        record(from_gymnasium(small), make, 1, world=rescaled)
+
+
 def test_worlds_in_wrappers_and_worlds_without_end(tmp_path, monkeypatch):
     env = line(horizon=5)
     wrapped = gymnasium.wrappers.RecordEpisodeStatistics(as_gymnasium(env))
@@ -153,4 +172,6 @@ def test_hdf5_names_the_parts_of_trees_and_is_whole_or_not_there(recorded, tmp_p
         np.testing.assert_array_equal(held["more/1"], np.arange(3))
     with pytest.raises(TypeError):
         to_hdf5(tmp_path / "bad.hdf5", env, [episodes[0]._replace(context=object())])
-    assert not (tmp_path / "bad.hdf5").exists()
+    assert list(tmp_path.iterdir()) == [path]
+    with pytest.raises(ValueError, match=r"must be a sequence of `Episode`.*\[episode\] of one"):
+        to_hdf5(tmp_path / "bad.hdf5", env, episodes[0])

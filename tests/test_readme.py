@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
 
 from benchmarks import readme
@@ -67,6 +68,14 @@ def test_a_teacher_drives_gymnasiums_world(tmp_path):
     done = run(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout.split()[-1]) > 900  # of at most 1000
+
+
+def test_episodes_are_exported(tmp_path):
+    done = run(example("export"), tmp_path)  # doing nothing costs 272
+    assert done.returncode == 0, done.stderr
+    assert -100 < float(done.stdout.split()[-1]) < 0
+    with h5py.File(tmp_path / "pendulum.hdf5") as file:
+        assert file.attrs["num_episodes"] == 2
 
 
 @pytest.mark.parametrize("command", ["gps envs", "gps algorithms"])

@@ -45,6 +45,7 @@ def from_gymnasium(task: "str | gymnasium.Env", coarse: int | None = None, **opt
     Raises:
         ImportError: gymnasium is not installed.
         ValueError: a task that is not one of `TASKS`, or with other weights, ends or robots than by default.
+        gymnasium.error.Error: an id that gymnasium does not know.
     """
     wrapped = _made(task, options)
     name, spec = _spec(wrapped)
@@ -99,7 +100,11 @@ def _made(task: "str | gymnasium.Env", options: dict[str, Any]) -> Any:
         import gymnasium
     except ImportError as error:
         raise ImportError("gymnasium is not installed: pip install 'guided-policy-search[gym]'") from error
-    return gymnasium.make(task, **options) if isinstance(task, str) else task
+    if isinstance(task, str):
+        return gymnasium.make(task, **options)
+    if not isinstance(task, gymnasium.Env):
+        raise ValueError(f"task must be an id such as 'HalfCheetah-v5', or a gymnasium.Env, came {task!r}")
+    return task
 
 
 def _spec(made: Any) -> tuple[str, GymTask]:
@@ -108,9 +113,10 @@ def _spec(made: Any) -> tuple[str, GymTask]:
     if kind not in TASKS or not name.endswith("-v5"):
         close = difflib.get_close_matches(kind, TASKS, 1)
         hint = f"did you mean {close[0]}-v5? " if close else ""
+        own = "for another use envs.from_mjcf(env.unwrapped.model, cost=…, substeps=env.unwrapped.frame_skip)"
         raise ValueError(
-            f"no task {name!r} here: {hint}known are {', '.join(f'{kind}-v5' for kind in TASKS)}; for "
-            "another use envs.from_mjcf(env.unwrapped.model, cost=…, substeps=env.unwrapped.frame_skip)"
+            f"no task {name!r} here: {hint}known are {', '.join(f'{kind}-v5' for kind in TASKS)}; "
+            + (own if hasattr(made.unwrapped, "model") else "it is not one of MuJoCo's")
         )
     changed = sorted(set(made.spec.kwargs) - UNTOUCHED) if made.spec else []
     if changed:
@@ -126,9 +132,20 @@ def _with_sensors(made: Any, spec: GymTask) -> mujoco.MjModel:
     if not spec.sensors:
         return made.model
     source = mujoco.MjSpec.from_file(made.fullpath)
+    if not _same_numbers(source.compile(), made.model):
+        raise ValueError(
+            f"the model of {made.spec.id} was changed after it was made, and its planning cost reads sensors "
+            "that are added to the file: use envs.from_mjcf(model, cost=…)"
+        )
     for kind, of, name in spec.sensors:
         source.add_sensor(type=kind, objtype=of, objname=name)
     return source.compile()
+
+
+def _same_numbers(one: mujoco.MjModel, other: mujoco.MjModel) -> bool:
+    """Whether the physics of two models is the same."""
+    names = [n for n in dir(one) if isinstance(getattr(one, n), np.ndarray)]
+    return all(np.array_equal(getattr(one, n), getattr(other, n)) for n in names)
 
 
 def _coarser(sim: Engine, steps: int, dt: float) -> Engine:

@@ -43,6 +43,7 @@ def engine(
     """
     mjx = _mjx()
     check_supported(model, substeps)
+    _check_computed(model)
     sensors = sensors and model.nsensordata > 0
     model = prepared(model, sensors)
     try:
@@ -77,6 +78,21 @@ def _mjx() -> Any:
     except ImportError as error:
         raise ImportError("MJX is not installed: pip install 'guided-policy-search[mjx]'") from error
     return mjx
+
+
+def _check_computed(model: mujoco.MjModel) -> None:
+    """What MJX accepts and leaves out would be other physics, without a word: refuse it."""
+    left_out = {
+        "ellipsoid fluid forces: remove `fluidshape`": bool(np.any(model.geom_fluid[:, 0] > 0)),
+        "early activations: set actearly='false'": bool(np.any(model.actuator_actearly)),
+        "the noslip solver: set noslip_iterations='0'": model.opt.noslip_iterations > 0,
+    }
+    found = [reason for reason, present in left_out.items() if present]
+    if found:
+        raise ValueError(
+            f"MJX does not compute what model '{model_name(model)}' has: {'; '.join(found)}; or use "
+            "backend='c', MuJoCo's own engine (envs.mujoco.engine)"
+        )
 
 
 class _Since(NamedTuple):

@@ -92,11 +92,19 @@ def test_planning_models_are_coarser_and_near():
 
 
 def test_a_task_that_is_not_known_says_what_to_do():
-    with pytest.raises(ValueError, match=r"no task 'CartPole-v1' here.*envs.from_mjcf"):
+    with pytest.raises(ValueError, match=r"no task 'Pusher-v5' here.*envs.from_mjcf"):
+        from_gymnasium("Pusher-v5")
+    with pytest.raises(ValueError, match=r"no task 'CartPole-v1' here.*it is not one of MuJoCo's"):
         from_gymnasium("CartPole-v1")
+    with pytest.raises(ValueError, match=r"task must be an id such as 'HalfCheetah-v5'.*came 42"):
+        from_gymnasium(42)
     with pytest.raises(ValueError, match=r"settings that it has by default, came forward_reward_weight"):
         from_gymnasium("HalfCheetah-v5", forward_reward_weight=2.0)
     assert from_gymnasium("HalfCheetah-v5", max_episode_steps=7).horizon == 7
+    heavy = gymnasium.make("Swimmer-v5")
+    heavy.unwrapped.model.body_mass[1] *= 10
+    with pytest.raises(ValueError, match="the model of Swimmer-v5 was changed after it was made"):
+        from_gymnasium(heavy)
 
 
 # ------------------------------------------------------------------------------- the other way

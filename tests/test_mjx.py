@@ -170,6 +170,13 @@ def test_planners_find_the_same_plans():
 def test_what_mjx_does_not_know_is_said():
     with pytest.raises(ValueError, match=r"MJX cannot simulate model 'smooth': .*use backend='c'"):
         mjx.engine(load_model(SMOOTH.format(integrator="implicit")))
+    for old, new, said in (
+        ('type="capsule"', 'type="capsule" fluidshape="ellipsoid"', "ellipsoid fluid forces"),
+        ('dyntype="filter"', 'dyntype="filter" actearly="true"', "early activations"),
+        ('timestep="0.004"', 'timestep="0.004" noslip_iterations="5"', "the noslip solver"),
+    ):
+        with pytest.raises(ValueError, match=f"MJX does not compute what model 'falling' has: {said}"):
+            mjx.engine(load_model(FALLING.replace(old, new)))
     with pytest.raises(ValueError, match="backend must be 'c' or 'mjx', came 'warp'"):
         simulator("warp")
     env = from_mjcf(FALLING, lambda x, u, y, t: jnp.sum(y**2), backend="mjx", horizon=3)

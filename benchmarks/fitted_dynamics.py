@@ -39,7 +39,7 @@ SAMPLES = 5
 """Rollouts per iteration, but where they are varied."""
 NEAR = 0.1
 NUMBERS = (2, 3, 5, 8, 12, 16, 20, 25, 30, 40)
-kept = functools.partial(harness.kept, Path(__file__))
+kept = functools.partial(harness.kept, [Path(__file__)])
 
 
 class Setting(NamedTuple):

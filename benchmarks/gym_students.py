@@ -32,6 +32,8 @@ from gps.placement import cpu_jit
 from gps.types import Algorithm, Env
 from students.networks import mlp
 
+SCRIPTS = [Path(__file__), Path(gym_teachers.__file__)]
+
 SEED = 0
 """Of the training; its worlds are none of those that judge."""
 
@@ -90,9 +92,8 @@ def rows_of(task: str) -> Callable[[bool], list[Row]]:
         act, labels = taught(task, env, setting, lessons, fast)
         own = np.mean([play(world, seed, steps, act) for seed in seeds])
         idle = np.mean([play(world, seed, steps, lambda obs: np.zeros(env.nu)) for seed in seeds])
-        episodes = [
-            kept(Path(__file__), [task, seed, steps], functools.partial(shown, seed)) for seed in seeds
-        ]
+        said = [gymnasium.__version__, task, steps]
+        episodes = [kept(SCRIPTS, [*said, seed], functools.partial(shown, seed)) for seed in seeds]
         best = np.mean([episode["return"] for episode in episodes])
         return [
             Row("student's return, mean", float(own), "reward"),
@@ -120,7 +121,7 @@ def taught(
         updates=lessons.updates,
         test_worlds=0,
     )
-    folder, _ = place([Path(__file__), Path(gym_teachers.__file__)], [task, fast])
+    folder, _ = place(SCRIPTS, [gymnasium.__version__, task, fast])
     init_key, run_key = jax.random.split(jax.random.key(SEED))
     state, begun = algorithm.init(init_key), 0
     if folder.exists() and checkpoint.steps(folder):

@@ -110,7 +110,7 @@ def outcome(task: str, setting: Setting, seed: int, steps: int | None) -> dict[s
         episode = drive(task, setting, seed, steps)
         return {"return": float(np.sum(episode.rewards)), "fell": episode.terminated}
 
-    return kept(Path(__file__), [gymnasium.__version__, task, seed, steps], make)
+    return kept([Path(__file__)], [gymnasium.__version__, task, seed, steps], make)
 
 
 def case(task: str) -> Callable[[bool], list[Row]]:

@@ -111,9 +111,9 @@ def place(scripts: Sequence[Path], said: Sequence[Any]) -> tuple[Path, list[Any]
     return KEPT / scripts[0].stem / name, depends
 
 
-def kept(script: Path, said: Sequence[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` returns, from its file if it was made before; `said` is all that it depends on."""
-    folder, said = place([script], said)
+def kept(scripts: Sequence[Path], said: Sequence[Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` returns, from its file if it was made before; see `place` for what it depends on."""
+    folder, said = place(scripts, said)
     path = folder.with_suffix(".json")
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -238,7 +238,9 @@ class Action(NamedTuple):
 
     `dist` is the label. Quu and q are the *unregularised* local action-value expansion in absolute
     controls, Q(u) = ½ uᵀQuu u + qᵀu (unclipped), so that PLATO gets its tilted action from the same
-    solve (`teachers.tilt`). A teacher without one returns Quu = Σ⁻¹, q = −Σ⁻¹ mean.
+    solve (`teachers.tilt`). A teacher without one, such as a planner that samples, returns Quu = Σ⁻¹,
+    q = −Σ⁻¹ mean: not in units of the cost but one over squared units of the control, larger the longer it
+    samples. `mpc(max_curvature=)` scales both, and Σ.
     """
 
     dist: Gaussian
@@ -339,7 +341,8 @@ class Dataset(NamedTuple):
     """Who drove: 0 teacher, 1 student, 2 a compromise of both."""
     mean: Float[Array, "N nu"]
     precision: Float[Array, "N nu nu"]
-    """The label: the mean of the teacher's Gaussian, and as its precision Quu, what an error costs."""
+    """The label: the mean of the teacher's Gaussian, and as its precision Quu: what an error costs, of a
+    planner that samples its Σ⁻¹."""
     cost: Float[Array, " N"]
     first: Bool[Array, " N"]
     terminated: Bool[Array, " N"]

@@ -22,7 +22,9 @@ def best_of(
     """The planner that asks each of `planners` and hands out the plan that costs least.
 
     Each goes on from its own guess, so that the best one may change from step to step; one whose plan
-    diverged begins again from the plan handed out.
+    diverged begins again from the plan handed out. Costs are compared as each planner counts them: give
+    `worlds` to all of them or to none. Quu is in units of the winner (`gps.types.Action`), so that labels of
+    planners with and without derivatives do not weigh alike.
 
     Args:
         env: the task.

@@ -78,7 +78,9 @@ def constrained(
 
     and then takes λ ← max(0, λ + ρ g) for g ≤ 0 and λ ← λ + ρ h for h = 0. Where the largest violation has
     not fallen to a quarter, ρ grows. It stops when that is at most `tolerance` and iLQR has ended by itself.
-    Limits of controls stay hard. Quu and Σ of what is returned are those of the augmented cost.
+    Limits of controls stay hard. Quu and Σ of what is returned are those of the augmented cost. A plan that
+    violates constraints says MAX_ITERATIONS, which is no fault of a label:
+    under `mpc` look at the states met.
 
     Args:
         env: the task.

@@ -28,7 +28,7 @@ from teachers.planner import (
     SolveStatus,
     Trace,
     check_length,
-    check_warm_start,
+    check_start,
     later,
 )
 from teachers.schedule import SCHEDULE, Schedule, check_schedule, definite_backward, lower_mu, raise_mu
@@ -101,7 +101,9 @@ def ilqr(
     if every < 1 or 1 < every >= T:
         raise ValueError(f"every must be at least 1 and below the horizon, {T}, came {every}")
     if not grid or not all(0 < alpha < 1 for alpha in grid):
-        raise ValueError(f"grid needs step sizes between 0 and 1, came {tuple(grid)}")
+        raise ValueError(
+            f"grid needs step sizes above 0 and below 1 (the full step is always tried), came {tuple(grid)}"
+        )
     _check_settings(tolerance, regularise, schedule, hessian)
     limits = None if _unlimited(env.limits) else env.limits
     if parallel and (limits is not None or second_order is not None or regularise != "control"):
@@ -142,9 +144,9 @@ def ilqr(
         return jax.lax.while_loop(going, lambda s: attempt(s, model, t0), fresh)
 
     def begin(x0: Float[Array, " nx"], warm: LinearGaussian | Float[Array, "T nu"]) -> Guess:
-        given = isinstance(warm, LinearGaussian)
-        plan = warm if given else open_loop(env, x0, jnp.asarray(warm, x0.dtype))
-        check_warm_start(plan.us, T, env.nu)
+        us = warm.us if isinstance(warm, LinearGaussian) else jnp.asarray(warm, x0.dtype)
+        check_start(env, x0, us, T)
+        plan = warm if isinstance(warm, LinearGaussian) else open_loop(env, x0, us)
         return Guess(plan, plan.xs[-1], jnp.asarray(schedule[0], x0.dtype))
 
     @full_precision

@@ -38,7 +38,9 @@ def ilqs(
 ) -> Planner:
     """Polish the better of the last plan, with its feedback, and what was sampled around it.
 
-    For tasks where derivatives see no contact that has not been made: a sample makes it, iLQR improves on it.
+    For tasks where derivatives see no contact that has not been made: a sample may make it, which iLQR then
+    improves on. Where one round of samples is not enough, `proposals` are more; the walker of
+    `benchmarks.planners` needs a better sampler than the default one.
 
     Args:
         env: the task.

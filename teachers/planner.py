@@ -16,7 +16,7 @@ __all__ = [
     "SolveStatus",
     "Trace",
     "check_length",
-    "check_warm_start",
+    "check_start",
     "later",
     "usable",
 ]
@@ -111,8 +111,11 @@ def check_length(env: Env, horizon: int | None, iterations: int) -> int:
     return T
 
 
-def check_warm_start(us: Array, T: int, nu: int) -> None:
-    """Raise ValueError unless the controls are those of a plan."""
+def check_start(env: Env, x0: Array, us: Array, T: int) -> None:
+    """Raise ValueError unless a plan can begin in the state, with these controls."""
+    if jnp.shape(x0) != (env.nx,):
+        raise ValueError(f"x0 must be a state of shape (nx,) = ({env.nx},), came {jnp.shape(x0)}")
+    nu = env.nu
     if us.shape != (T, nu):
         raise ValueError(f"warm start must be [T, nu] = {(T, nu)}, came {us.shape}")
 

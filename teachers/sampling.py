@@ -21,7 +21,7 @@ from gps.rollout import clip_control, open_loop
 from gps.types import Env, Limits, LinearGaussian, Status, Trajectory
 from teachers.line_search import simulate, total
 from teachers.noise import Noise
-from teachers.planner import Planner, Solution, SolveStatus, check_length, check_warm_start, later
+from teachers.planner import Planner, Solution, SolveStatus, check_length, check_start, later
 
 __all__ = [
     "Guess",
@@ -63,7 +63,7 @@ class Samples(NamedTuple):
 class Strategy(NamedTuple):
     """What tells one method from another. Its memory lasts for one plan.
 
-    Deviations are in units of half the controls' range.
+    Deviations are in units of `scale`, by default half the controls' range.
     """
 
     begin: Callable[[jnp.dtype], PyTree]
@@ -84,7 +84,7 @@ class SampleTrace(NamedTuple):
     mean: Float[Array, " iterations"]
     """Of the mean plan that the iteration began with."""
     lost: Int[Array, " iterations"]
-    """Samples whose simulation failed."""
+    """Samples whose simulation failed, or whose cost is not a number."""
 
 
 def sampled(
@@ -140,7 +140,7 @@ def sampled(
 
     def begin(x0: Float[Array, " nx"], warm: LinearGaussian | Float[Array, "T nu"]) -> Guess:
         us = warm.us if isinstance(warm, LinearGaussian) else jnp.asarray(warm, x0.dtype)
-        check_warm_start(us, T, env.nu)
+        check_start(env, x0, us, T)
         us = _clip(env, us)
         return Guess(us, jnp.broadcast_to(us[None], (keep, *us.shape)))
 
@@ -242,7 +242,9 @@ def spread_out(
 def check_std(std: float, name: str = "std") -> None:
     """Raise ValueError unless it is a standard deviation."""
     if not 0 < std < math.inf:
-        raise ValueError(f"{name} must be positive and finite, in half ranges of the controls, came {std}")
+        raise ValueError(
+            f"{name} must be positive and finite, in half ranges of controls or units of `scale`, came {std}"
+        )
 
 
 # ------------------------------------------------------------------------------------- internals
@@ -264,11 +266,12 @@ def unit_of(env: Env, scale: np.ndarray | None) -> Float[Array | np.ndarray, " n
         return jnp.broadcast_to(0.5 * (env.limits.high - env.limits.low), (env.nu,))
     low, high = (np.broadcast_to(np.asarray(side, float), (env.nu,)) for side in env.limits)
     unit = (high - low) / 2
-    open_ended = np.flatnonzero(~np.isfinite(unit))
-    if open_ended.size:
+    unknown = np.flatnonzero(~(np.isfinite(unit) & (unit > 0)))
+    if unknown.size:
         raise ValueError(
-            f"controls {open_ended.tolist()} of {env.name} have no limits, from which sampling would take "
-            "its unit: pass scale=[…], the size of a deviation of 1 of each, or give the task limits"
+            f"controls {unknown.tolist()} of {env.name} have no limits, or no range between them, from which "
+            "sampling would take its unit: pass scale=[…], the size of a deviation of 1 of each, or give the "
+            "task limits"
         )
     return unit
 
@@ -286,7 +289,7 @@ def _risk(worlds: PyTree, objective: Objective) -> Callable[[Float[Array, " W"]]
         raise ValueError(
             f"objective must be 'average', 'worst' or a share above 0 and at most 1, came {objective!r}"
         )
-    count = math.ceil(objective * sizes.pop())
+    count = math.ceil(round(objective * sizes.pop(), 9))  # .07 · 100 is 7.000000000000001
     return lambda costs: jnp.mean(jax.lax.top_k(costs, count)[0])
 
 

@@ -18,7 +18,7 @@ from gps.rollout import clip_control, guard_step, open_loop, trajectory_costs
 from gps.types import Env, LinearDynamics, LinearGaussian, QuadraticCost, Status, Trajectory
 from teachers.line_search import simulate, total
 from teachers.lqr import BackwardPass, action_values, backward, blank_pass
-from teachers.planner import Planner, Solution, SolveStatus, check_length, check_warm_start, later
+from teachers.planner import Planner, Solution, SolveStatus, check_length, check_start, later
 from teachers.schedule import SCHEDULE, Schedule, check_schedule, definite_backward, lower_mu, raise_mu
 
 __all__ = ["Nodes", "ShootingTrace", "multiple_shooting"]
@@ -204,7 +204,7 @@ def multiple_shooting(
         else:
             us = jnp.asarray(warm, x0.dtype)
             xs = None
-        check_warm_start(us, T, env.nu)
+        check_start(env, x0, us, T)
         if xs is None:
             xs = simulate(env, x0, open_loop(env, x0, us), jnp.int32(0)).xs
         if xs.shape != (T + 1, env.nx):

@@ -44,10 +44,11 @@ def temper(
     """`wanted`, drawn back towards the teacher's own action until it costs at most `regret` more than that.
 
     The instantaneous regret (the advantage of u*) along Δ = wanted − u* is, by the action's local quadratic,
-    Q(u* + s Δ) − Q(u*) = s (Quu u* + q)ᵀΔ + ½ s² ΔᵀQuuΔ, in units of the cost-to-go; the first term counts
-    where u* lies on a limit. s is the largest share in [0, 1] that keeps it within `regret` > 0, which may
-    be ∞. Where Quu⁻¹ is the covariance in PLATO's KL term and no limit is active, this is π_λ with
-    λ = s / (1 − s). Curvature that is negative counts as none; a disowned label (status ≠ 0) bounds nothing.
+    Q(u* + s Δ) − Q(u*) = s (Quu u* + q)ᵀΔ + ½ s² ΔᵀQuuΔ, in the units of Quu (those of the cost-to-go, or
+    none from a planner that samples); the first term counts where u* lies on a limit. s is the largest share
+    in [0, 1] that keeps it within `regret` > 0, which may be ∞. Where Quu⁻¹ is the covariance in PLATO's KL
+    term and no limit is active, this is π_λ with λ = s / (1 − s). Curvature that is negative counts as none;
+    a disowned label (status ≠ 0) bounds nothing.
     """
     own = action.dist.mean
     way = wanted - own

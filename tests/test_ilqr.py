@@ -185,7 +185,7 @@ def test_advice_on_wrong_arguments():
     env = double_integrator()
     with pytest.raises(ValueError, match="horizon >= 1"):
         ilqr(env, horizon=0)
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(ValueError, match="above 0 and below 1"):
         ilqr(env, grid=(1.0, 0.5))
     with pytest.raises(
         ValueError, match="hessian must be one of auto, exact, gauss_newton, came 'gaus_newton'"

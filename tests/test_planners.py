@@ -193,6 +193,8 @@ def test_horizons_and_warm_starts_are_checked(name):
             PLANNERS[name](env, **wrong)
     with pytest.raises(ValueError, match=r"warm start must be \[T, nu\] = \(20, 1\), came \(19, 1\)"):
         PLANNERS[name](env).begin(x0, jnp.zeros((19, 1)))
+    with pytest.raises(ValueError, match=r"x0 must be a state of shape .*, came \(1,\)"):
+        PLANNERS[name](env).begin(x0[:1], jnp.zeros((20, 1)))
 
 
 @pytest.mark.parametrize("name", SAMPLING)
@@ -201,6 +203,9 @@ def test_controls_without_limits_need_a_scale(name):
     free = env._replace(limits=type(env.limits)(np.array([-np.inf]), np.array([8.0])))
     with pytest.raises(ValueError, match=r"controls \[0\] of cart have no limits.*pass scale"):
         SAMPLING[name](free)
+    held = env._replace(limits=type(env.limits)(np.array([8.0]), np.array([8.0])))
+    with pytest.raises(ValueError, match=r"controls \[0\] of cart .*no range between them.*pass scale"):
+        SAMPLING[name](held)
     planner = SAMPLING[name](free, scale=np.array([8.0]), iterations=5)
     solution, _ = jax.jit(planner.solve)(x0, jnp.zeros((20, 1)))
     assert np.isfinite(solution.cost)

@@ -45,7 +45,8 @@ def plato(
         make_teacher: Env → Teacher, called on the env bound to an episode's context.
         student: the policy.
         lam: weight λ of the KL term, at most.
-        regret: the most that an action may cost more than the teacher's, in units of its cost-to-go.
+        regret: the most that an action may cost more than the teacher's, in units of its Quu: of its
+            cost-to-go if it has derivatives (`gps.types.Action`).
         iterations: of collecting and fitting.
         num_worlds: worlds side by side.
         num_steps: control steps per world and iteration.

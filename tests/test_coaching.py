@@ -68,6 +68,8 @@ def test_a_label_is_the_least_of_cost_and_price(cost):
     rows = jax.tree.map(plain, states[-1].dataset._replace(next_slot=()))
     alone, first, second = (jax.tree.map(lambda leaf, i=i: leaf[i * n : (i + 1) * n], rows) for i in range(3))
     np.testing.assert_allclose(alone.mean, 0.5, atol=1e-6)
+    drove = [np.mean(seen.behaviour == TEACHER) for seen in (alone, first, second)]
+    np.testing.assert_allclose(drove, [1, 0.5, 0.25], atol=4 * np.sqrt(0.25 / n))
     for state, seen, now in ((states[0], first, price), (states[1], second, price * decay)):
         own = modes(state, seen)
         assert np.std(own) > 0.01

@@ -37,8 +37,8 @@ def coaching(
     imitation where a planner samples or has many optima. (He et al. take such "hope actions" one step at a
     time; the price along the whole plan is that of Pinneri et al. 2021, arXiv:2011.07051.)
 
-    The teacher plans alone in iteration 0, while the student knows nothing, and drives all of it; afterwards
-    each step is driven by the teacher with probability `beta`, else by the student.
+    The teacher plans alone in iteration 0, while the student knows nothing, and drives all of it; in iteration
+    i it drives each step with probability beta^i, as in DAgger, else the student does.
 
     Args:
         env: the task. What the student sees must be a function of the state.
@@ -47,7 +47,7 @@ def coaching(
         student: the policy, without memory.
         price: units of cost per squared unit of the control, summed over the controls.
         decay: of the price from iteration to iteration, in (0, 1]; He et al. let it vanish.
-        beta: probability with which the teacher drives a step.
+        beta: base of the schedule of who drives, in [0, 1].
         iterations: of collecting and fitting.
         num_worlds: worlds side by side.
         num_steps: control steps per world and iteration.
@@ -85,7 +85,7 @@ def coaching(
         return _with_price(bound, follow, now)
 
     def schedule(state: ImitationState) -> Array:
-        return jnp.where(state.iteration == 0, 1.0, jnp.float32(beta))
+        return jnp.where(state.iteration == 0, 1.0, jnp.power(jnp.float32(beta), state.iteration))
 
     budget = Budget(iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds)
     return imitation(env, make_teacher, student, mixture_drives, schedule, budget, coached)

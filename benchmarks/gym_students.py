@@ -71,7 +71,13 @@ LESSONS = {
         max_curvature=100.0,
     ),
     "HalfCheetah": Lessons(
-        functools.partial(coaching, price=0.15), iterations=30, num_worlds=4, num_steps=250, setting=GENTLE
+        functools.partial(coaching, price=0.15, beta=0.93),
+        iterations=40,
+        num_worlds=8,
+        num_steps=125,
+        updates=600,
+        hidden=(64, 64),
+        setting=GENTLE,
     ),
 }
 

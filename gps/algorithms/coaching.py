@@ -37,8 +37,8 @@ def coaching(
     imitation where a planner samples or has many optima. (He et al. take such "hope actions" one step at a
     time; the price along the whole plan is that of Pinneri et al. 2021, arXiv:2011.07051.)
 
-    The teacher plans alone in iteration 0, while the student knows nothing, and drives all of it; in iteration
-    i it drives each step with probability beta^i, as in DAgger, else the student does.
+    The teacher plans alone in iteration 0, while the student knows nothing, and drives all of it; in
+    iteration i it drives each step with probability beta^i, as in DAgger, else the student does.
 
     Args:
         env: the task. What the student sees must be a function of the state.

@@ -8,8 +8,8 @@ A benchmark is a table of cases, functions `fast → rows`, handed to `main`:
     if __name__ == "__main__":
         main("students", {"mlp 32x32": fit})
 
-`main` prints the table and writes `benchmarks/results/NAME.json`. `--fast` is a smoke run, not written;
-`--only CASE` measures one case and keeps the other rows of the file.
+`main` prints the table and writes `benchmarks/results/NAME.json`. `--fast` is a smoke run, whose table is not
+written; `--only CASE` measures one case and keeps the other rows of the file.
 """
 
 import argparse

@@ -71,7 +71,7 @@ LESSONS = {
         max_curvature=100.0,
     ),
     "HalfCheetah": Lessons(
-        functools.partial(coaching, price=0.15, beta=0.93),
+        functools.partial(coaching, price=0.3, window=8),
         iterations=40,
         num_worlds=8,
         num_steps=125,

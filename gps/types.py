@@ -196,6 +196,8 @@ class Env(NamedTuple):
     planning: "Env | None" = None
     """The model that planners should use in place of this env (coarser steps, fewer geoms, no gusts),
     with the same state and controls; `bind` binds it too. None: this env itself."""
+    proposal: Callable[..., Float[Array, " nu"]] | None = None
+    """(x, t) → u: a policy whose course planners that sample try too."""
     metrics: Callable[..., dict[str, Float[Array, ""]]] | None = None
     """(x, u) → named figures of merit of one step, averaged over episodes by `gps.evaluate`."""
     mirror: Mirror | None = None

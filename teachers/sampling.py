@@ -17,7 +17,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from gps.linalg import full_precision
-from gps.rollout import clip_control, open_loop
+from gps.rollout import clip_control, guard_step, open_loop
 from gps.types import Env, Limits, LinearGaussian, Status, Trajectory
 from teachers.line_search import simulate, total
 from teachers.noise import Noise
@@ -50,7 +50,7 @@ class Guess(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What was tried in one iteration: the mean plan, the elites kept, then fresh ones."""
+    """What was tried in one iteration: the mean plan, what is proposed, the elites kept, then fresh ones."""
 
     us: Float[Array, "S T nu"]
     """Inside the limits."""
@@ -103,7 +103,7 @@ def sampled(
     """The planner of a strategy.
 
     Args:
-        env: the task.
+        env: the task. The course of its `proposal`, if it has one, is among the samples of each iteration.
         make_strategy: (T, nu) → strategy.
         horizon: control steps, `env.horizon` unless given.
         iterations: of sampling in each plan.
@@ -124,11 +124,13 @@ def sampled(
         ValueError: settings that cannot work, or a control without limits and no `scale`.
     """
     T = check_length(env, horizon, iterations)
-    fresh = samples - 1 - keep
+    given = 1 + (env.proposal is not None) + keep
+    fresh = samples - given
     if keep < 0 or fresh < 1:
+        also = "" if env.proposal is None else ", one is the env's proposal"
         raise ValueError(
-            f"of {samples} samples one is the mean plan and {keep} are kept: at least one must be new, raise "
-            "`samples`"
+            f"of {samples} samples one is the mean plan{also} and {keep} are kept: at least one must be new, "
+            "raise `samples`"
         )
     if returns not in get_args(Returns):
         raise ValueError(f"returns must be one of {', '.join(get_args(Returns))}, came {returns!r}")
@@ -161,14 +163,14 @@ def sampled(
         return None, jax.vmap(risk)(costs)
 
     def turn(
-        x0: Array, t0: Array, carry: tuple[Guess, PyTree], key: Array
+        x0: Array, proposed: Float[Array, "n T nu"], t0: Array, carry: tuple[Guess, PyTree], key: Array
     ) -> tuple[tuple[Guess, PyTree], tuple[PyTree, Array, SampleTrace]]:
         guess, memory = carry
         deviations, code = strategy.draw(key, memory, fresh)
         new = _clip(env, guess.us[None] + deviations * unit.astype(x0.dtype)[None, None])
-        tried = jnp.concatenate([guess.us[None], guess.elites, new])
+        tried = jnp.concatenate([guess.us[None], proposed, guess.elites, new])
         code = jax.tree.map(
-            lambda leaf: jnp.concatenate([jnp.zeros((1 + keep, *leaf.shape[1:]), leaf.dtype), leaf]), code
+            lambda leaf: jnp.concatenate([jnp.zeros((given, *leaf.shape[1:]), leaf.dtype), leaf]), code
         )
         paths, costs = judge(x0, tried, t0)
         weights, learned = strategy.weigh(memory, Samples(tried, code, costs))
@@ -187,8 +189,9 @@ def sampled(
     ) -> tuple[Solution, Guess, SampleTrace]:
         t0 = jnp.asarray(t0, jnp.int32)
         start = (guess, strategy.begin(x0.dtype))
+        proposed = _proposed(env, x0, t0, T)
         (guess, memory), (paths, costs, trace) = jax.lax.scan(
-            lambda carry, key: turn(x0, t0, carry, key), start, jax.random.split(key, iterations)
+            lambda carry, key: turn(x0, proposed, t0, carry, key), start, jax.random.split(key, iterations)
         )
         if returns == "mean":
             path = run(x0, guess.us, t0)
@@ -253,6 +256,20 @@ def check_std(std: float, name: str = "std") -> None:
 def _clip(env: Env, us: Float[Array, "... nu"]) -> Float[Array, "... nu"]:
     shape = (1,) * (us.ndim - 1) + (env.nu,)
     return clip_control(us, Limits(*(jnp.reshape(jnp.asarray(side), shape) for side in env.limits)))
+
+
+def _proposed(env: Env, x0: Float[Array, " nx"], t0: Array, T: int) -> Float[Array, "n T nu"]:
+    """The controls of the env's proposal from x0 on, if it has one: n is 0 or 1."""
+    if env.proposal is None:
+        return jnp.zeros((0, T, env.nu), x0.dtype)
+    policy, step = env.proposal, guard_step(env.step)
+
+    def advance(x: Array, t: Array) -> tuple[Array, Array]:
+        u = policy(x, t).astype(x0.dtype)
+        u = clip_control(jnp.where(jnp.isfinite(u), u, 0), env.limits)
+        return step(x, u)[0], u
+
+    return jax.lax.scan(advance, x0, t0 + jnp.arange(T))[1][None]
 
 
 def unit_of(env: Env, scale: np.ndarray | None) -> Float[Array | np.ndarray, " nu"]:

@@ -63,17 +63,17 @@ def modes(state, rows):
 @pytest.mark.parametrize("cost", COSTS)
 def test_a_label_is_the_least_of_cost_and_price(cost):
     """.01 (u − .5)² + price (u − π)² is least at u = (.005 + price π) / (.01 + price)."""
-    price, decay, n = 0.03, 0.5, SMALL["num_worlds"] * SMALL["num_steps"]
-    states = go(coaching(road(COSTS[cost]), greedy, tasks.affine(), price=price, decay=decay, **SMALL), 3)
+    price, n = 0.03, SMALL["num_worlds"] * SMALL["num_steps"]
+    states = go(coaching(road(COSTS[cost]), greedy, tasks.affine(), price=price, beta=0.25, **SMALL), 3)
     rows = jax.tree.map(plain, states[-1].dataset._replace(next_slot=()))
     alone, first, second = (jax.tree.map(lambda leaf, i=i: leaf[i * n : (i + 1) * n], rows) for i in range(3))
     np.testing.assert_allclose(alone.mean, 0.5, atol=1e-6)
     drove = [np.mean(seen.behaviour == TEACHER) for seen in (alone, first, second)]
-    np.testing.assert_allclose(drove, [1, 0.5, 0.25], atol=4 * np.sqrt(0.25 / n))
-    for state, seen, now in ((states[0], first, price), (states[1], second, price * decay)):
+    np.testing.assert_allclose(drove, [1, 0.25, 0.25], atol=4 * np.sqrt(0.25 / n))
+    for state, seen in ((states[0], first), (states[1], second)):
         own = modes(state, seen)
         assert np.std(own) > 0.01
-        np.testing.assert_allclose(seen.mean, (0.005 + now * own) / (0.01 + now), atol=1e-5)
+        np.testing.assert_allclose(seen.mean, (0.005 + price * own) / (0.01 + price), atol=1e-5)
 
 
 def test_without_a_price_and_driven_by_the_teacher_it_is_behaviour_cloning():
@@ -82,6 +82,19 @@ def test_without_a_price_and_driven_by_the_teacher_it_is_behaviour_cloning():
     cloned = go(bc(env, tasks.road_teacher, student, **SMALL), 2)[-1]
     assert same(coached.dataset, cloned.dataset) and same(coached.fit, cloned.fit)
     assert np.all(coached.dataset.behaviour[:240] == TEACHER)
+
+
+def test_labels_older_than_the_window_are_let_go():
+    env, student, n = tasks.road(), tasks.affine(), SMALL["num_worlds"] * SMALL["num_steps"]
+    every = go(coaching(env, tasks.road_teacher, student, **SMALL), 3)
+    last = go(coaching(env, tasks.road_teacher, student, window=2, **SMALL), 3)
+    assert last[2].dataset.weight.shape == (2 * n,)
+    assert same(
+        last[1].dataset._replace(next_slot=()),
+        jax.tree.map(lambda a: a[: 2 * n], every[1].dataset._replace(next_slot=())),
+    )
+    np.testing.assert_array_equal(last[2].dataset.obs[n:], every[2].dataset.obs[n : 2 * n])
+    assert not np.array_equal(last[2].dataset.obs[:n], every[2].dataset.obs[:n])
 
 
 @pytest.mark.parametrize(
@@ -110,8 +123,8 @@ def test_a_planner_comes_nearer_to_its_student_for_a_price(planner):
         ({"price": -1.0}, "price must be at least 0 and finite, got -1.0"),
         ({"price": float("nan")}, "price must be at least 0 and finite, got nan"),
         ({"price": float("inf")}, "price must be at least 0 and finite, got inf"),
-        ({"decay": 0.0}, "decay must be above 0 and at most 1, got 0.0"),
         ({"beta": 1.5}, r"beta must be in \[0, 1\], got 1.5"),
+        ({"window": 0}, "window must be at least 1, got 0"),
     ],
 )
 def test_settings_that_cannot_work(wrong, said):

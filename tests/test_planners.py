@@ -287,6 +287,30 @@ def test_plans_that_allow_for_other_models_are_better_in_the_worst_of_them():
     assert worst(make(worlds=worlds, objective="worst")) < 0.8 * worst(make())
 
 
+@pytest.mark.parametrize("make", [teachers.predictive_sampling, teachers.cem, teachers.cma_es])
+def test_what_the_env_proposes_is_one_of_the_samples(make):
+    """A policy that reads the state and the time, from a plan's own start; one that fails does no harm."""
+    env, x0, _ = task("cart")
+    start = jnp.int32(3)
+
+    def policy(x, t):
+        return -3.0 * x[:1] - 2.0 * x[1:2] + 0.02 * t
+
+    x, us = x0, []
+    for t in range(20):
+        us.append(jnp.clip(policy(x, start + t), *env.limits))
+        x, _ = env.step(x, us[-1])
+
+    def plan(proposal):
+        planner = make(env._replace(proposal=proposal), iterations=1, std=1e-3)
+        return jax.jit(planner.solve)(x0, jnp.zeros((20, 1)), start)[0]
+
+    np.testing.assert_allclose(plan(policy).trajectory.us, jnp.stack(us), atol=1e-12)
+    alone, lost = plan(None), plan(lambda x, t: jnp.full(1, jnp.nan))
+    assert plan(policy).cost < 0.9 * alone.cost
+    assert np.all(np.isfinite(lost.trajectory.us)) and lost.cost < 1.01 * alone.cost
+
+
 WRONG = {
     "objective must be 'average', 'worst' or a share": (teachers.mppi, {"worlds": GOALS, "objective": 1.5}),
     "worlds must be contexts with one leading axis": (teachers.mppi, {"worlds": jnp.zeros(())}),

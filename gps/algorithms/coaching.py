@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from gps.algorithms.dagger import mixture_drives
 from gps.algorithms.imitation import Budget, ImitationState, imitation
 from gps.plant import in_every_context
-from gps.types import Algorithm, Env, ResidualCost, Student, Teacher
+from gps.types import Algorithm, Cost, Env, ResidualCost, Student, Teacher
 
 
 def coaching(
@@ -19,8 +19,8 @@ def coaching(
     student: Student,
     *,
     price: float = 0.1,
-    decay: float = 1.0,
     beta: float = 0.5,
+    window: int | None = None,
     iterations: int = 8,
     num_worlds: int = 8,
     num_steps: int = 150,
@@ -31,14 +31,17 @@ def coaching(
 ) -> Algorithm:
     """DAgger whose teacher plans with a price on every control that is not the student's.
 
-    In iteration i the cost of a planned step is c(x, u) + price · decay^(i − 1) · ‖u − π(o)‖², π the student
-    so far: among plans that are about as good, the teacher takes the one that the student is nearest to. What
-    one state is labelled with then depends less on chance and on the plan before, which is what defeats
-    imitation where a planner samples or has many optima. (He et al. take such "hope actions" one step at a
+    From iteration 1 on the cost of a planned step is c(x, u) + price · ‖u − π(o)‖², π the student so far, and
+    planners that sample try the student's own course too: among plans that are about as good, the teacher
+    takes the one that the student is nearest to. What one state is labelled with then depends less on chance
+    and on the plan before, which is what defeats imitation where a planner samples or has many optima, and
+    every label is a small step from where the student is. (He et al. take such "hope actions" one step at a
     time; the price along the whole plan is that of Pinneri et al. 2021, arXiv:2011.07051.)
 
-    The teacher plans alone in iteration 0, while the student knows nothing, and drives all of it; in
-    iteration i it drives each step with probability beta^i, as in DAgger, else the student does.
+    Since labels follow the student, those of early iterations grow stale: `window` lets go of them.
+
+    The teacher plans alone in iteration 0, while the student knows nothing, and drives all of it; from then
+    on it drives each step with probability beta, else the student does.
 
     Args:
         env: the task. What the student sees must be a function of the state.
@@ -46,8 +49,8 @@ def coaching(
             whose cost has the price in it: any `teachers.mpc`.
         student: the policy, without memory.
         price: units of cost per squared unit of the control, summed over the controls.
-        decay: of the price from iteration to iteration, in (0, 1]; He et al. let it vanish.
-        beta: base of the schedule of who drives, in [0, 1].
+        beta: share of the steps that the teacher drives, in [0, 1].
+        window: iterations whose labels the student learns from, the last ones; None: all.
         iterations: of collecting and fitting.
         num_worlds: worlds side by side.
         num_steps: control steps per world and iteration.
@@ -57,13 +60,11 @@ def coaching(
         test_worlds: worlds on which the student alone is tried after each iteration.
 
     Raises:
-        ValueError: the price is negative, decay or beta not in their ranges, or an observation or a student
+        ValueError: the price is negative, beta not a share, the window empty, an observation or a student
             that remembers, or a noisy observation.
     """
     if not 0 <= price < math.inf:
         raise ValueError(f"price must be at least 0 and finite, got {price}")
-    if not 0 < decay <= 1:
-        raise ValueError(f"decay must be above 0 and at most 1, got {decay}")
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must be in [0, 1], got {beta}")
     if jax.tree.leaves((student.initial_carry(), env.observer.init(jax.random.key(0)))):
@@ -75,24 +76,25 @@ def coaching(
         raise ValueError("coaching asks the student about planned states: what it sees must not be noisy")
 
     def coached(state: ImitationState, bound: Env) -> Env:
-        begun = state.iteration > 0
-        now = jnp.where(begun, price * jnp.float32(decay) ** (state.iteration - 1), 0.0)
+        now = jnp.where(state.iteration > 0, price, 0.0)
 
         def follow(x: Array, u: Array) -> Array:
             obs, _ = bound.observer.observe(jax.random.key(0), (), x, bound.sense(x, u), jnp.zeros_like(u))
             return student.apply(state.fit.variables, obs, student.initial_carry())[0].mode()
 
-        return _with_price(bound, follow, now)
+        return _coached(bound, follow, now)
 
     def schedule(state: ImitationState) -> Array:
-        return jnp.where(state.iteration == 0, 1.0, jnp.power(jnp.float32(beta), state.iteration))
+        return jnp.where(state.iteration == 0, 1.0, beta)
 
-    budget = Budget(iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds)
+    budget = Budget(
+        iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds, window
+    )
     return imitation(env, make_teacher, student, mixture_drives, schedule, budget, coached)
 
 
-def _with_price(env: Env, follow: Callable[[Array, Array], Array], price: Float[Array, ""]) -> Env:
-    """`env`, bound, planned on a model that pays for u ≠ follow(x, u).
+def _coached(env: Env, follow: Callable[[Array, Array], Array], price: Float[Array, ""]) -> Env:
+    """`env`, bound, planned on a model that pays for u ≠ follow(x, u), and where following is a plan to try.
 
     Derivatives leave the student out: its slopes are not the task's.
     """
@@ -103,18 +105,19 @@ def _with_price(env: Env, follow: Callable[[Array, Array], Array], price: Float[
     def paid(difference: Array) -> Array:
         return price.astype(difference.dtype) * jnp.sum(difference**2)
 
-    def priced(model: Env) -> Env:
-        plain = model.cost
-        if isinstance(plain, ResidualCost):
-            cost = ResidualCost(
-                lambda x, u, y, t: jnp.concatenate([plain.residual(x, u, y, t), apart(x, u)]),
-                lambda r: plain.norm(r[: -env.nu]) + paid(r[-env.nu :]),
+    def priced(cost: Cost) -> Cost:
+        if isinstance(cost, ResidualCost):
+            return ResidualCost(
+                lambda x, u, y, t: jnp.concatenate([cost.residual(x, u, y, t), apart(x, u)]),
+                lambda r: cost.norm(r[: -env.nu]) + paid(r[-env.nu :]),
             )
-            return model._replace(cost=cost)
-        return model._replace(cost=lambda x, u, y, t: plain(x, u, y, t) + paid(apart(x, u)))
+        return lambda x, u, y, t: cost(x, u, y, t) + paid(apart(x, u))
+
+    def change(model: Env) -> Env:
+        return model._replace(cost=priced(model.cost), proposal=lambda x, t: follow(x, jnp.zeros(env.nu)))
 
     model = env if env.planning is None else env.planning
-    return env._replace(planning=in_every_context(model, priced))
+    return env._replace(planning=in_every_context(model, change))
 
 
 def _noisy(env: Env) -> bool:

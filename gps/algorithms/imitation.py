@@ -39,6 +39,8 @@ class Budget(NamedTuple):
     learning_rate: float
     test_worlds: int
     """Worlds on which the student alone is tried after each iteration; training never sees them."""
+    window: int | None = None
+    """Iterations whose labels the student learns from, the last ones; None: all."""
 
 
 COUNTED = {
@@ -73,7 +75,7 @@ def imitation(
 ) -> Algorithm:
     """Dataset aggregation: `drive` acts with `settings`(state), the teacher labels every state met.
 
-    The student minimises KL(student ‖ teacher) over all labels so far. `coached` makes the env in which the
+    The student minimises KL(student ‖ teacher) over the labels so far. `coached` makes the env in which the
     teacher plans from the bound one. All randomness of an iteration comes from its key.
 
     Raises:
@@ -92,7 +94,8 @@ def imitation(
         row_key, student_key, fit_key = jax.random.split(key, 3)
         row = example_row(env, row_key)
         fitted = fitter.init(fit_key, student.init(student_key, row.obs))
-        dataset = data.empty(budget.iterations * budget.num_worlds * budget.num_steps, row)
+        capacity = (budget.window or budget.iterations) * budget.num_worlds * budget.num_steps
+        dataset = data.empty(capacity, row)
         zero = jnp.int32(0)
         return ImitationState(fitted, dataset, zero, {name: zero for name in COUNTED})
 
@@ -159,7 +162,7 @@ def _summary(steps: Steps) -> dict[str, Array]:
 def _check(budget: Budget) -> None:
     for name, value in budget._asdict().items():
         least = 0 if name == "test_worlds" else 1
-        if name != "learning_rate" and value < least:
+        if name != "learning_rate" and value is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     if not 0 < budget.learning_rate < math.inf:
         raise ValueError(f"learning_rate must be positive and finite, got {budget.learning_rate}")

@@ -56,7 +56,7 @@ class Lessons(NamedTuple):
     target: str = ">= 0.9"
 
 
-GENTLE = sampling(16, 4, "", samples=64, noise=teachers.white(), std=1.0, elites=8, keep=4, returns="mean")
+GENTLE = sampling(16, 4, "", samples=64, noise=teachers.white(), std=0.6, elites=8, keep=4, returns="mean")
 """A cheetah's teacher that acts by the mean of its best samples, and takes a fifth of the rollouts."""
 
 LESSONS = {
@@ -75,8 +75,8 @@ LESSONS = {
         iterations=40,
         num_worlds=8,
         num_steps=125,
-        updates=600,
-        hidden=(64, 64),
+        updates=500,
+        hidden=(128, 128),
         setting=GENTLE,
     ),
 }

@@ -6,7 +6,7 @@ student with a state-independent covariance costs one small Cholesky.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,10 +15,12 @@ from gps.gaussian import Gaussian, inverse_spd, log_det_chol, symmetrise
 from gps.linalg import cholesky
 from gps.types import Dataset
 
-__all__ = ["Loss", "kl", "label_covariance", "mse", "nll"]
+__all__ = ["Loss", "LossName", "kl", "label_covariance", "mse", "named", "nll"]
 
 Loss = Callable[[Gaussian, Dataset], Float[Array, ""]]
 """(student's distribution, step) → loss at that step."""
+
+LossName = Literal["kl", "nll", "mse"]
 
 
 def nll(target: Literal["label", "executed"] = "label") -> Loss:
@@ -64,6 +66,17 @@ def kl(covariance: bool = True) -> Loss:
 def mse() -> Loss:
     """Mean over the controls of (μ − m)²: squared units of the control; says nothing about the covariance."""
     return lambda dist, step: jnp.mean((dist.mean - step.mean) ** 2)
+
+
+def named(name: LossName) -> Loss:
+    """The loss of this name with its defaults.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in get_args(LossName):
+        raise ValueError(f"loss must be one of {', '.join(get_args(LossName))}, got {name!r}")
+    return {"kl": kl, "nll": nll, "mse": mse}[name]()
 
 
 def label_covariance(dataset: Dataset) -> Float[Array, "nu nu"]:

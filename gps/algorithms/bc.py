@@ -5,6 +5,7 @@ from collections.abc import Callable
 from gps.algorithms.imitation import Budget, imitation
 from gps.episodes import teacher_drives
 from gps.types import Algorithm, Env, Student, Teacher
+from students.losses import LossName
 
 
 def bc(
@@ -18,6 +19,7 @@ def bc(
     updates: int = 1500,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
+    loss: LossName = "kl",
     test_worlds: int = 16,
 ) -> Algorithm:
     """Supervised learning on the teacher's own states (Pomerleau 1989), without noise on its actions.
@@ -32,7 +34,10 @@ def bc(
         updates: gradient updates per iteration.
         batch_size: labels per update.
         learning_rate: of Adam, decayed over the last iterations.
+        loss: what the student minimises over the labels, see `students.losses`.
         test_worlds: worlds on which the student alone is tried after each iteration.
     """
-    budget = Budget(iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds)
+    budget = Budget(
+        iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds, loss=loss
+    )
     return imitation(env, make_teacher, student, teacher_drives, lambda state: (), budget)

@@ -11,6 +11,7 @@ from gps.algorithms.dagger import mixture_drives
 from gps.algorithms.imitation import Budget, ImitationState, imitation
 from gps.plant import in_every_context
 from gps.types import Algorithm, Cost, Env, ResidualCost, Student, Teacher
+from students.losses import LossName
 
 
 def coaching(
@@ -27,6 +28,7 @@ def coaching(
     updates: int = 1500,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
+    loss: LossName = "kl",
     test_worlds: int = 16,
 ) -> Algorithm:
     """DAgger whose teacher plans with a price on every control that is not the student's.
@@ -57,6 +59,7 @@ def coaching(
         updates: gradient updates per iteration.
         batch_size: labels per update.
         learning_rate: of Adam, decayed over the last iterations.
+        loss: what the student minimises over the labels, see `students.losses`.
         test_worlds: worlds on which the student alone is tried after each iteration.
 
     Raises:
@@ -88,7 +91,7 @@ def coaching(
         return jnp.where(state.iteration == 0, 1.0, beta)
 
     budget = Budget(
-        iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds, window
+        iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds, window, loss
     )
     return imitation(env, make_teacher, student, mixture_drives, schedule, budget, coached)
 

@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 from gps.algorithms.imitation import Budget, ImitationState, imitation
 from gps.episodes import student_drives, teacher_drives
 from gps.types import Action, Algorithm, Env, Gaussian, Student, Teacher
+from students.losses import LossName
 
 
 def dagger(
@@ -23,6 +24,7 @@ def dagger(
     updates: int = 1500,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
+    loss: LossName = "kl",
     test_worlds: int = 16,
 ) -> Algorithm:
     """In iteration i each step is driven by the teacher with probability β_i = beta^i, else by the student.
@@ -41,6 +43,7 @@ def dagger(
         updates: gradient updates per iteration.
         batch_size: labels per update.
         learning_rate: of Adam, decayed over the last iterations.
+        loss: what the student minimises over the labels, see `students.losses`.
         test_worlds: worlds on which the student alone is tried after each iteration.
 
     Raises:
@@ -52,7 +55,9 @@ def dagger(
     def schedule(state: ImitationState) -> Array:
         return jnp.where(state.iteration == 0, 1.0, jnp.power(jnp.float32(beta), state.iteration))
 
-    budget = Budget(iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds)
+    budget = Budget(
+        iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds, loss=loss
+    )
     return imitation(env, make_teacher, student, mixture_drives, schedule, budget)
 
 

@@ -19,7 +19,7 @@ from gps.placement import cpu_jit, student_jit
 from gps.types import Algorithm, Dataset, Env, Student, Teacher
 from students.augment import reflect
 from students.fit import FitState, adam, fit
-from students.losses import kl
+from students.losses import LossName, named
 
 __all__ = ["COUNTED", "Budget", "ImitationState", "imitation"]
 
@@ -41,6 +41,8 @@ class Budget(NamedTuple):
     """Worlds on which the student alone is tried after each iteration; training never sees them."""
     window: int | None = None
     """Iterations whose labels the student learns from, the last ones; None: all."""
+    loss: LossName = "kl"
+    """What the student minimises over the labels."""
 
 
 COUNTED = {
@@ -75,7 +77,7 @@ def imitation(
 ) -> Algorithm:
     """Dataset aggregation: `drive` acts with `settings`(state), the teacher labels every state met.
 
-    The student minimises KL(student ‖ teacher) over the labels so far. `coached` makes the env in which the
+    `coached` makes the env in which the
     teacher plans from the bound one. All randomness of an iteration comes from its key.
 
     Raises:
@@ -85,7 +87,7 @@ def imitation(
     optimizer = adam(budget.learning_rate, updates=budget.iterations * budget.updates)
     augment = None if env.mirror is None else reflect(env.mirror)
     size, updates = budget.batch_size, budget.updates
-    fitter = fit(student, kl(), optimizer, batch_size=size, updates=updates, augment=augment)
+    fitter = fit(student, named(budget.loss), optimizer, batch_size=size, updates=updates, augment=augment)
     improve = student_jit(fitter.run)
     trial = _trial(env, student, budget.test_worlds)
 
@@ -162,7 +164,7 @@ def _summary(steps: Steps) -> dict[str, Array]:
 def _check(budget: Budget) -> None:
     for name, value in budget._asdict().items():
         least = 0 if name == "test_worlds" else 1
-        if name != "learning_rate" and value is not None and value < least:
+        if name not in ("learning_rate", "loss") and value is not None and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     if not 0 < budget.learning_rate < math.inf:
         raise ValueError(f"learning_rate must be positive and finite, got {budget.learning_rate}")

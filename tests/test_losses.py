@@ -7,6 +7,7 @@ from scipy.stats import multivariate_normal
 
 from gps.gaussian import Gaussian
 from students import kl, label_covariance, mse, nll
+from students.losses import named
 
 
 @pytest.fixture
@@ -93,3 +94,8 @@ def test_losses_vmap_and_keep_the_dtype(rng, loss):
 def test_an_unknown_target_is_an_error():
     with pytest.raises(ValueError, match="'label' or 'executed', got 'teacher'"):
         nll("teacher")
+
+
+def test_an_unknown_name_of_a_loss_is_an_error():
+    with pytest.raises(ValueError, match="loss must be one of kl, nll, mse, got 'msee'"):
+        named("msee")

@@ -197,6 +197,19 @@ def affine(nu=1):
     )  # fmt: skip
 
 
+def constant():
+    """The student that says the same wherever it is: a mean and a log standard deviation."""
+
+    def apply(variables, obs, carry):
+        mean, log_std = variables[0]
+        return Gaussian(mean, jnp.exp(2 * log_std) * jnp.eye(1)), carry
+
+    return Student(
+        lambda key, obs: ((jnp.zeros(1), jnp.zeros(())), ()),
+        tuple, apply, None, lambda variables, obs, weight: variables,
+    )  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------ comparing
 
 

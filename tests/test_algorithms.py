@@ -8,6 +8,7 @@ import sys
 from functools import cache
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_tasks as tasks
@@ -16,12 +17,13 @@ from small_tasks import plain, same
 
 from gps import checkpoint
 from gps.algorithms.bc import bc
+from gps.algorithms.coaching import coaching
 from gps.algorithms.dagger import dagger
 from gps.algorithms.imitation import COUNTED
 from gps.algorithms.plato import Pull, adapted_drives, plato
 from gps.episodes import MIXTURE, STUDENT, TEACHER
 from gps.evaluate import drift, evaluate
-from gps.types import Action, Gaussian
+from gps.types import Action, Gaussian, Teacher
 from students.networks import mlp
 
 FACTORIES = {"bc": bc, "dagger": dagger, "plato": plato}
@@ -74,6 +76,33 @@ def test_reaches_the_teacher_on_a_plant_that_forgives(name):
     assert abs(infos[-1]["student_cost"] - expected) < 0.05 * expected
     np.testing.assert_allclose(infos[-1]["student_time"], 5.0)
     assert infos[-1]["loss"] < infos[0]["loss"] and infos[-1]["kl"] < infos[0]["kl"]
+
+
+@pytest.mark.parametrize("make", [bc, dagger, coaching])
+def test_the_loss_weighs_the_labels(make):
+    """Labels of 1 are sure (precision 99), labels of 0 are not (1): the plain mean of all, or a weighted."""
+
+    def torn(env):
+        def act(key, state, x, t):
+            sure = x[1] < jnp.pi
+            mean, precision = jnp.where(sure, 1.0, 0.0)[None], jnp.where(sure, 99.0, 1.0) * jnp.eye(1)
+            dist = Gaussian(mean, jnp.linalg.inv(precision))
+            return Action(dist, precision, -precision @ mean, jnp.int32(0)), state
+
+        return Teacher(lambda key, x0: (), act)
+
+    def said_and_labels(loss):
+        budget = {"num_worlds": 64, "num_steps": 1, "updates": 400, "batch_size": 64, "learning_rate": 0.03}
+        algorithm = make(tasks.road(), torn, tasks.constant(), loss=loss, iterations=2, **budget)
+        state, _ = go(algorithm, 2)
+        return float(algorithm.policy(state)[0][0][0]), plain(state.dataset.mean)
+
+    for loss in ("mse", "nll", "kl"):
+        said, labels = said_and_labels(loss)
+        weight = np.where(labels > 0.5, 99, 1) if loss == "kl" else np.ones_like(labels)
+        assert said == pytest.approx(np.average(labels, weights=weight), abs=0.02)
+    with pytest.raises(ValueError, match="loss must be one of kl, nll, mse, got 'l1'"):
+        make(tasks.road(), torn, tasks.constant(), loss="l1")
 
 
 @cache

@@ -37,7 +37,5 @@ def bc(
         loss: what the student minimises over the labels, see `students.losses`.
         test_worlds: worlds on which the student alone is tried after each iteration.
     """
-    budget = Budget(
-        iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds, loss=loss
-    )
-    return imitation(env, make_teacher, student, teacher_drives, lambda state: (), budget)
+    budget = Budget(iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds)
+    return imitation(env, make_teacher, student, teacher_drives, lambda state: (), budget, loss=loss)

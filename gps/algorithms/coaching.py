@@ -90,10 +90,18 @@ def coaching(
     def schedule(state: ImitationState) -> Array:
         return jnp.where(state.iteration == 0, 1.0, beta)
 
-    budget = Budget(
-        iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds, window, loss
+    budget = Budget(iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds)
+    return imitation(
+        env,
+        make_teacher,
+        student,
+        mixture_drives,
+        schedule,
+        budget,
+        loss=loss,
+        window=window,
+        coached=coached,
     )
-    return imitation(env, make_teacher, student, mixture_drives, schedule, budget, coached)
 
 
 def _coached(env: Env, follow: Callable[[Array, Array], Array], price: Float[Array, ""]) -> Env:

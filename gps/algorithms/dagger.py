@@ -55,10 +55,8 @@ def dagger(
     def schedule(state: ImitationState) -> Array:
         return jnp.where(state.iteration == 0, 1.0, jnp.power(jnp.float32(beta), state.iteration))
 
-    budget = Budget(
-        iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds, loss=loss
-    )
-    return imitation(env, make_teacher, student, mixture_drives, schedule, budget)
+    budget = Budget(iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds)
+    return imitation(env, make_teacher, student, mixture_drives, schedule, budget, loss=loss)
 
 
 def mixture_drives(key: Array, beta: PyTree, action: Action, dist: Gaussian, env: Env) -> tuple:

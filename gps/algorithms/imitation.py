@@ -39,10 +39,6 @@ class Budget(NamedTuple):
     learning_rate: float
     test_worlds: int
     """Worlds on which the student alone is tried after each iteration; training never sees them."""
-    window: int | None = None
-    """Iterations whose labels the student learns from, the last ones; None: all."""
-    loss: LossName = "kl"
-    """What the student minimises over the labels."""
 
 
 COUNTED = {
@@ -73,21 +69,27 @@ def imitation(
     drive: Drive,
     settings: Callable[[ImitationState], PyTree],
     budget: Budget,
+    *,
+    loss: LossName = "kl",
+    window: int | None = None,
     coached: Callable[[ImitationState, Env], Env] = lambda state, bound: bound,
 ) -> Algorithm:
     """Dataset aggregation: `drive` acts with `settings`(state), the teacher labels every state met.
 
-    `coached` makes the env in which the
-    teacher plans from the bound one. All randomness of an iteration comes from its key.
+    The student minimises `loss` over the labels of the last `window` iterations (None: of all). `coached`
+    makes the env in which the teacher plans from the bound one. All randomness of an iteration comes from
+    its key.
 
     Raises:
-        ValueError: a budget that cannot be spent.
+        ValueError: a budget that cannot be spent, a window without iterations, or no such loss.
     """
     _check(budget)
+    if window is not None and window < 1:
+        raise ValueError(f"window must be at least 1, got {window}")
     optimizer = adam(budget.learning_rate, updates=budget.iterations * budget.updates)
     augment = None if env.mirror is None else reflect(env.mirror)
     size, updates = budget.batch_size, budget.updates
-    fitter = fit(student, named(budget.loss), optimizer, batch_size=size, updates=updates, augment=augment)
+    fitter = fit(student, named(loss), optimizer, batch_size=size, updates=updates, augment=augment)
     improve = student_jit(fitter.run)
     trial = _trial(env, student, budget.test_worlds)
 
@@ -96,7 +98,7 @@ def imitation(
         row_key, student_key, fit_key = jax.random.split(key, 3)
         row = example_row(env, row_key)
         fitted = fitter.init(fit_key, student.init(student_key, row.obs))
-        capacity = (budget.window or budget.iterations) * budget.num_worlds * budget.num_steps
+        capacity = (window or budget.iterations) * budget.num_worlds * budget.num_steps
         dataset = data.empty(capacity, row)
         zero = jnp.int32(0)
         return ImitationState(fitted, dataset, zero, {name: zero for name in COUNTED})
@@ -164,7 +166,7 @@ def _summary(steps: Steps) -> dict[str, Array]:
 def _check(budget: Budget) -> None:
     for name, value in budget._asdict().items():
         least = 0 if name == "test_worlds" else 1
-        if name not in ("learning_rate", "loss") and value is not None and value < least:
+        if name != "learning_rate" and value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     if not 0 < budget.learning_rate < math.inf:
         raise ValueError(f"learning_rate must be positive and finite, got {budget.learning_rate}")

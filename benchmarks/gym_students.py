@@ -9,7 +9,6 @@ iteration, and goes on where it was stopped.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +25,6 @@ from envs.gymnasium import from_gymnasium
 from gps import checkpoint
 from gps.algorithms.coaching import coaching
 from gps.algorithms.dagger import dagger
-from gps.algorithms.plato import plato
 from gps.labels import example_row
 from gps.placement import cpu_jit
 from gps.types import Algorithm, Env
@@ -47,8 +45,6 @@ class Lessons(NamedTuple):
     num_steps: int
     updates: int = 4000
     hidden: tuple[int, ...] = (256, 256)
-    max_curvature: float = math.inf
-    """Of labels, see `teachers.mpc`."""
     setting: Setting | None = None
     """Of the teacher; None: that of `gym_teachers`."""
     episodes: int = 3
@@ -62,13 +58,13 @@ GENTLE = sampling(16, 4, "", samples=64, noise=teachers.white(), std=0.6, elites
 LESSONS = {
     "Reacher": Lessons(dagger, iterations=20, num_worlds=64, num_steps=50, episodes=20),
     "InvertedDoublePendulum": Lessons(
-        functools.partial(plato, lam=1.0),
-        iterations=8,
+        functools.partial(dagger, loss="mse"),
+        iterations=16,
         num_worlds=12,
         num_steps=250,
-        updates=15000,
+        updates=8000,
         hidden=(64, 64),
-        max_curvature=100.0,
+        episodes=8,
     ),
     "HalfCheetah": Lessons(
         functools.partial(coaching, price=0.3, window=8),
@@ -119,7 +115,7 @@ def taught(
     student = mlp(env.nu, hidden=lessons.hidden, limits=env.limits)
     algorithm = lessons.algorithm(
         env,
-        functools.partial(gym_teachers.teacher(setting), max_curvature=lessons.max_curvature),
+        gym_teachers.teacher(setting),
         student,
         iterations=lessons.iterations,
         num_worlds=lessons.num_worlds,

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_cli import bits, gps
+from commands import bits, gps
 
 from gps.cli import main as cli
 

@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Array
 
+from envs.camera import Camera, Output, native_camera
 from gps.placement import cpu_jit
 from gps.types import LinearDynamics
 
@@ -39,6 +40,9 @@ class Calls(NamedTuple):
     """(x0, xs, us, K, noise, inputs) → (xs, us, ys, steps made, status)."""
 
 
+CODE = jax.ShapeDtypeStruct((), jnp.int32)
+
+
 class Handle:
     """Owns the native engine; it is freed with the last closure that refers to this object."""
 
@@ -58,6 +62,7 @@ class Handle:
         bounds = [side.tolist() for side in limits]
         pairs = [(one._address, made._address) for one, (made, _) in zip(models, differences, strict=True)]
         self.id = native.make(pairs, sizes, settings, *bounds)
+        self._models = models
         self.sizes = Sizes(model.nq + model.nv + model.na, 2 * model.nv + model.na, model.nu, self.ny)
         self._name = model_name(model)
         self._pid = os.getpid()
@@ -67,6 +72,14 @@ class Handle:
         """MuJoCo's text of the last `Status.ENGINE_ERROR`, with the model's name; empty if there was none."""
         text = _native().last_error(self.id)
         return f"model '{self._name}': {text}" if text else ""
+
+    def add_camera(self, camera: Camera) -> int:
+        """The number by which calls ask for it.
+
+        Raises:
+            ValueError: see `native_camera`.
+        """
+        return _native().add_camera(self.id, *native_camera(self._models, camera))
 
     def check_process(self) -> None:
         """Raise in a child made by fork().
@@ -90,11 +103,13 @@ def bind(handle: Handle, substeps: int, eps: float, centered: bool) -> Calls:
     def rollout_shapes(T: int) -> list[tuple[int, ...]]:
         return [(T + 1, nx), (T, nu), (T + 1, ny)]
 
-    step = _call(handle, "gps_step", lambda x, *_: [(nx,)], 1, nstep)
-    sense = _call(handle, "gps_sense", lambda x, *_: [(ny,)], 1, {})
+    step = _call(handle, "gps_step", lambda x, *_: [(nx,)], [CODE], nstep)
+    sense = _call(handle, "gps_sense", lambda x, *_: [(ny,)], [CODE], {})
     shapes = [(ndx, ndx), (ndx, nu), (ny, ndx), (ny, nu)]
-    linearize = _call(handle, "gps_linearize", lambda x, *_: shapes, 1, differences)
-    rollout = _call(handle, "gps_rollout", lambda x, xs, us, *_: rollout_shapes(us.shape[-2]), 2, nstep)
+    linearize = _call(handle, "gps_linearize", lambda x, *_: shapes, [CODE], differences)
+    rollout = _call(
+        handle, "gps_rollout", lambda x, xs, us, *_: rollout_shapes(us.shape[-2]), [CODE] * 2, nstep
+    )
     return Calls(
         step=lambda *operands: tuple(step(*operands)),
         sense=lambda *operands: sense(*operands)[0],
@@ -103,15 +118,38 @@ def bind(handle: Handle, substeps: int, eps: float, centered: bool) -> Calls:
     )
 
 
+def look(handle: Handle, camera: Camera) -> Callable[[Array, Array], dict[str, Array]]:
+    """(x, inputs) → images of `camera`."""
+    size = (camera.height, camera.width)
+    kinds: dict[Output, tuple[tuple[int, ...], Any]] = {
+        "rgb": ((*size, 3), jnp.uint8),
+        "depth": (size, jnp.float32),
+        "segmentation": (size, jnp.int32),
+    }
+    images = [jax.ShapeDtypeStruct(s if o in camera.outputs else (0,), t) for o, (s, t) in kinds.items()]
+    number = {"camera": np.int64(handle.add_camera(camera))}
+    render = _call(handle, "gps_render", lambda *_: [], [*images, CODE], number)
+
+    def call(x: Array, inputs: Array) -> dict[str, Array]:
+        drawn = zip(kinds, render(x, inputs)[:-1], strict=True)
+        return {camera.key(output): image for output, image in drawn if output in camera.outputs}
+
+    return call
+
+
 def _call(
-    handle: Handle, target: str, shapes: Callable, codes: int, settings: Mapping[str, np.generic]
+    handle: Handle,
+    target: str,
+    shapes: Callable,
+    others: Sequence[jax.ShapeDtypeStruct],
+    settings: Mapping[str, np.generic],
 ) -> Callable[..., Sequence[Any]]:
-    """The custom call `target`: floats of `shapes(*operands)` and `codes` int32 scalars, on any platform."""
+    """The custom call `target`: floats of `shapes(*operands)`, then `others`, on any platform."""
 
     def results(operands: tuple[Array, ...]) -> list[jax.ShapeDtypeStruct]:
         batch, dtype = operands[0].shape[:-1], operands[0].dtype
         floats = [jax.ShapeDtypeStruct((*batch, *shape), dtype) for shape in shapes(*operands)]
-        return floats + [jax.ShapeDtypeStruct(batch, jnp.int32)] * codes
+        return floats + [jax.ShapeDtypeStruct((*batch, *one.shape), one.dtype) for one in others]
 
     def native(*operands: Array) -> Sequence[Array]:
         call = jax.ffi.ffi_call(target, results(operands), vmap_method="expand_dims")

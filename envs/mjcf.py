@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, PyTree
 
+from envs.camera import Camera
 from envs.mujoco import Engine, engine
 from gps.rollout import clip_control, closed_loop, trajectory_costs
 from gps.types import Cost, Env, FinalCost, Limits, LinearGaussian, Mirror, Observer, Trajectory
@@ -50,7 +51,7 @@ def from_mjcf(
     model: str | Path | mujoco.MjModel,
     cost: Cost,
     final_cost: FinalCost | None = None,
-    observe: Sequence[str] | Callable[..., PyTree] | None = None,
+    observe: Sequence[str | Camera] | Callable[..., PyTree] | None = None,
     *,
     horizon: int = 200,
     substeps: int = 1,
@@ -66,7 +67,8 @@ def from_mjcf(
         cost: (x, u, y, t) → scalar, y the readings of all sensors (`sensor_slices` finds each).
         final_cost: (x, y) → scalar; by default the stage cost at zero control.
         observe: names of the sensors that the student sees, or a function (x, y) → observation; by default
-            all of x.
+            all of x. With a `Camera` among the names the observation is a dict of the images and, if any
+            sensors are named, their readings as "sensors".
         horizon: control steps per episode.
         substeps: engine steps per control step.
         init: key → first state; the model's default pose at rest by default.
@@ -91,7 +93,7 @@ def from_mjcf(
         cost=cost,
         final_cost=cost_at_rest if final_cost is None else final_cost,
         init=(lambda key: rest) if init is None else init,
-        observe=_observation(loaded, observe),
+        observe=_observation(loaded, sim, observe),
         failed=Task._field_defaults["failed"] if failed is None else failed,
     )
     title = name or bytes(loaded.names).split(b"\0", 1)[0].decode()
@@ -231,15 +233,32 @@ def sensor_slices(model: mujoco.MjModel) -> dict[str, slice]:
     return found
 
 
-def _observation(model: mujoco.MjModel, observe: Sequence[str] | Callable | None) -> Callable[..., PyTree]:
+def _observation(
+    model: mujoco.MjModel, sim: Engine, observe: Sequence[str | Camera] | Callable | None
+) -> Callable[..., PyTree]:
     if observe is None:
         return lambda x, y: x
     if callable(observe):
         return observe
+    parts = [observe] if isinstance(observe, str | Camera) else list(observe)
+    looks = [sim.camera(part) for part in parts if isinstance(part, Camera)]
+    names = [part for part in parts if not isinstance(part, Camera)]
+    if not parts:
+        raise ValueError(f"observe names no sensor; the model has {sorted(sensor_slices(model))}")
+    if not looks:
+        return _readings(model, names)
+    read = _readings(model, names) if names else None
+
+    def see(x: Array, y: Array) -> dict[str, Array]:
+        images = {name: image for look in looks for name, image in look(x).items()}
+        return images if read is None else images | {"sensors": read(x, y)}
+
+    return see
+
+
+def _readings(model: mujoco.MjModel, names: Sequence[str]) -> Callable[..., Array]:
+    """(x, y) → the readings of these sensors."""
     slices = sensor_slices(model)
-    names = [observe] if isinstance(observe, str) else list(observe)
-    if not names:
-        raise ValueError(f"observe names no sensor; the model has {sorted(slices)}")
     for name in names:
         if name not in slices:
             close = difflib.get_close_matches(name, slices, 1)

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from envs.calls import Calls, Sizes, model_name
+from envs.camera import Camera, Look
 from envs.manifold import manifold
 from envs.mujoco import Engine, assembled, check_supported, control_limits, inputs_of, num_inputs, prepared
 from gps.types import LinearDynamics, Status
@@ -64,12 +65,17 @@ def engine(
         sizes,
         *(_calls(mjx, model, (device_model, unclamped), blank, sizes, n) for n in (substeps, 1)),
         inputs=inputs_of(model, ninput),
+        look=_no_camera,
         check=lambda: None,
         last_error=lambda: "",
     )
 
 
 # ------------------------------------------------------------------------------------- internals
+
+
+def _no_camera(camera: Camera) -> Look:
+    raise ValueError(f"MJX draws no images: camera {camera.name!r} needs backend='c', MuJoCo's own engine")
 
 
 def _mjx() -> Any:

@@ -20,7 +20,8 @@ import mujoco
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from envs.calls import Calls, Handle, Sizes, bind, model_name
+from envs.calls import Calls, Handle, Sizes, bind, look, model_name
+from envs.camera import Camera, Look
 from envs.differentiate import with_derivatives
 from envs.manifold import Manifold, manifold
 from gps.types import LinearDynamics, LinearGaussian
@@ -62,6 +63,8 @@ class Engine(NamedTuple):
     make_inputs: Callable[..., Float[Array, " ninput"]]
     """(qfrc_applied=None, mocap_pos=None, mocap_quat=None, variant=None) → inputs; [nv], [nmocap, 3],
     [nmocap, 4], and the number of the model: 0 is `model`, then come the `variants`."""
+    camera: Callable[[Camera], Look]
+    """What to draw → (x, inputs=None) → images, see `envs.camera`; black, NaN, −1 where x is not finite."""
     last_error: Callable[[], str]
     """MuJoCo's text of the last `Status.ENGINE_ERROR`, with the model's name; empty if there was none."""
 
@@ -116,6 +119,7 @@ def engine(
         calls,
         one_step,
         inputs=inputs_of(model, ninput, len(variants)),
+        look=lambda camera: look(handle, camera),
         check=handle.check_process,
         last_error=handle.last_error,
     )
@@ -129,6 +133,7 @@ def assembled(
     one_step: Calls,
     *,
     inputs: tuple[Callable[..., Array], np.ndarray],
+    look: Callable[[Camera], Look],
     check: Callable[[], None],
     last_error: Callable[[], str],
 ) -> Engine:
@@ -177,6 +182,15 @@ def assembled(
         operands = [jnp.asarray(a, x0.dtype) for a in (controller.xs, controller.us, controller.K, noise)]
         return Rollout(*rollout(x0, *operands, inputs))
 
+    def public_camera(camera: Camera) -> Look:
+        draw = look(camera)
+
+        def images(x: Array, inputs: Array | None = None) -> dict[str, Array]:
+            x, _, inputs = arrays(f"camera {camera.name!r}", x, jnp.zeros(sizes.nu), inputs)
+            return draw(x, inputs)
+
+        return images
+
     return Engine(
         model=model,
         **sizes._asdict(),
@@ -189,6 +203,7 @@ def assembled(
         linearize=public_linearize,
         rollout=public_rollout,
         make_inputs=make_inputs,
+        camera=public_camera,
         last_error=last_error,
     )
 

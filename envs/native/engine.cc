@@ -75,14 +75,19 @@ Engine::~Engine() {
   }
 }
 
-const ModelPair* Engine::Choose(const double* input) {
-  if (models_.size() == 1) return &models_[0];
+int Engine::Number(const double* input) {
+  if (models_.size() == 1) return 0;
   const double wanted = input[sizes.ninput - 1];
   const int last = static_cast<int>(models_.size()) - 1;
-  if (wanted >= 0 && wanted <= last && wanted == std::floor(wanted)) return &models_[static_cast<int>(wanted)];
+  if (wanted >= 0 && wanted <= last && wanted == std::floor(wanted)) return static_cast<int>(wanted);
   std::lock_guard<std::mutex> lock(mutex_);
   last_error_ = "the inputs ask for model " + std::to_string(wanted) + ", there are 0 to " + std::to_string(last);
-  return nullptr;
+  return -1;
+}
+
+const ModelPair* Engine::Choose(const double* input) {
+  const int number = Number(input);
+  return number < 0 ? nullptr : &models_[number];
 }
 
 Engine::Slot Engine::Acquire(int n, std::string* error) {
@@ -138,6 +143,17 @@ std::string Engine::Run(int n, mjfBatchFunc func, void* arg) {
   }
   Release(slot);
   return "";
+}
+
+int Engine::AddCamera(std::shared_ptr<const Camera> camera) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  cameras_.push_back(std::move(camera));
+  return static_cast<int>(cameras_.size()) - 1;
+}
+
+const Camera* Engine::FindCamera(int64_t number) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return number >= 0 && number < static_cast<int64_t>(cameras_.size()) ? cameras_[number].get() : nullptr;
 }
 
 std::string Engine::last_error() {

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -43,6 +44,8 @@ struct ModelPair {
   const mjModel *model, *difference_model;
 };
 
+struct Camera;
+
 class Engine {
  public:
   // Copies the models, which have the same sizes and structure.
@@ -60,8 +63,16 @@ class Engine {
   std::string last_error();
   // Whether no warning of this text, numbers apart, has come from this engine before.
   bool FirstWarning(const char* text);
-  // The models of a simulation with this row of inputs; null, and a message for last_error(), where it names none.
+  // The number of the model of a simulation with this row of inputs; -1, and a message for last_error(), where it
+  // names none.
+  int Number(const double* input);
+  // The models with that number; null where there is none.
   const ModelPair* Choose(const double* input);
+  const mjModel* model(int number) const { return models_[number].model; }
+
+  // A camera is kept for as long as the engine; it is asked for by the number that adding it returned.
+  int AddCamera(std::shared_ptr<const Camera> camera);
+  const Camera* FindCamera(int64_t number);  // null where there is none
 
   const Sizes sizes;
   const Settings settings;
@@ -79,6 +90,7 @@ class Engine {
   std::vector<ModelPair> models_;
   std::mutex mutex_;  // guards what follows
   std::vector<Slot> free_;
+  std::deque<std::shared_ptr<const Camera>> cameras_;
   std::string last_error_;
   std::set<std::string> warnings_;
 };

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "camera.h"
 #include "operations.h"
 
 namespace gps {
@@ -145,6 +146,25 @@ ffi::Error RolloutImpl(int64_t id, int64_t nstep, ffi::AnyBuffer x0, ffi::AnyBuf
   });
 }
 
+// A result that nobody asked for has no elements.
+template <typename U>
+U* Wanted(Ret& buffer) { return buffer->element_count() ? buffer->typed_data<U>() : nullptr; }
+
+ffi::Error RenderImpl(int64_t id, int64_t number, ffi::AnyBuffer x, ffi::AnyBuffer input, Ret rgb, Ret depth, Ret ids,
+                      Ret status) {
+  auto engine = Find(id);
+  if (auto error = Check(engine); error.failure()) return error;
+  const Camera* camera = engine->FindCamera(number);
+  if (!camera) return ffi::Error(ffi::ErrorCode::kInvalidArgument, "this engine has no camera of that number");
+  return WithType(x, [&](auto zero) {
+    using T = decltype(zero);
+    Batch batch(status);
+    return Render<T>(*engine, batch.n,
+                     {engine.get(), camera, batch.Operand<T>(x, 1), batch.Operand<T>(input, 1), Wanted<uint8_t>(rgb),
+                      Wanted<float>(depth), Wanted<int32_t>(ids), Out<int32_t>(status)});
+  });
+}
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(GpsStep, StepImpl,
                               ffi::Ffi::Bind()
                                   .Attr<int64_t>("engine")
@@ -195,13 +215,25 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(GpsRollout, RolloutImpl,
                                   .Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>());
 
+XLA_FFI_DEFINE_HANDLER_SYMBOL(GpsRender, RenderImpl,
+                              ffi::Ffi::Bind()
+                                  .Attr<int64_t>("engine")
+                                  .Attr<int64_t>("camera")
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>());
+
 }  // namespace
 
 const std::vector<Handler>& Handlers() {
   static const std::vector<Handler> handlers = {{"gps_step", reinterpret_cast<void*>(GpsStep)},
                                                 {"gps_sense", reinterpret_cast<void*>(GpsSense)},
                                                 {"gps_linearize", reinterpret_cast<void*>(GpsLinearize)},
-                                                {"gps_rollout", reinterpret_cast<void*>(GpsRollout)}};
+                                                {"gps_rollout", reinterpret_cast<void*>(GpsRollout)},
+                                                {"gps_render", reinterpret_cast<void*>(GpsRender)}};
   return handlers;
 }
 

@@ -12,6 +12,7 @@
 #define GPS_MUJOCO_FUNCTIONS(X)                                                              \
   X(mj_copyModel) X(mj_deleteModel) X(mj_forward) X(mj_getState) X(mj_setState) X(mj_step)   \
   X(mj_differentiatePos) X(mj_integratePos) X(mj_readSensor) X(mj_version)   \
+  X(mj_kinematics) X(mj_local2Global) X(mj_rayHfield) X(mj_rayMesh) X(mju_rayGeom)           \
   X(mjd_transitionFD) X(mj_forwardSkip) X(mj_Euler) X(mj_implicit) X(mjb_apply) X(mjb_defaultConfig) X(mjb_deleteBatch) X(mjb_error)      \
   X(mjb_makeBatch) X(mjb_status) X(mju_setLogHandler)
 

@@ -20,7 +20,7 @@ from gps.placement import cpu_jit
 from gps.plant import plant
 from gps.types import Action, Env, Gaussian, Observer, Teacher
 from students.losses import nll
-from students.networks import mlp
+from students.policies import mlp
 
 SEED = 0
 HIDDEN, BATCH = (32, 32), 64

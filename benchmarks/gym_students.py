@@ -28,7 +28,7 @@ from gps.algorithms.dagger import dagger
 from gps.labels import example_row
 from gps.placement import cpu_jit
 from gps.types import Algorithm, Env
-from students.networks import mlp
+from students.policies import mlp
 
 SCRIPTS = [Path(__file__), Path(gym_teachers.__file__)]
 

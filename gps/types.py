@@ -42,6 +42,7 @@ __all__ = [
     "Student",
     "Teacher",
     "Trajectory",
+    "Unroll",
 ]
 
 
@@ -304,6 +305,15 @@ class LocalTeacher(NamedTuple):
 # -------------------------------------------------------------------------------------- students
 
 
+class Unroll(NamedTuple):
+    """The windows on which a student that remembers is trained: backpropagation through time, truncated."""
+
+    length: int
+    """Consecutive steps."""
+    burn_in: int
+    """The first of them only warm its memory up, unless an episode begins there: no loss is taken."""
+
+
 class Student(NamedTuple):
     """A policy on observations.
 
@@ -321,6 +331,8 @@ class Student(NamedTuple):
     """(variables, obs [T, …], first [T], carry) → distributions [T]; the carry resets where `first`."""
     observe_statistics: Callable[[PyTree, PyTree, Float[Array, " n"]], PyTree]
     """(variables, obs [n, …], weight [n]) → variables with the input normalisation updated."""
+    unroll: Unroll | None = None
+    """None: it does not remember, and single steps teach it."""
 
 
 class Dataset(NamedTuple):

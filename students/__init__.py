@@ -11,19 +11,32 @@ See `gps.types` for the shapes these functions share.
 from students.fit import Fit, FitState, adam, fit
 from students.linearize import linearise
 from students.losses import Loss, kl, label_covariance, mse, nll
-from students.networks import mlp, set_covariance
+from students.policies import (
+    cnn,
+    dave2,
+    gru,
+    lstm,
+    mlp,
+    set_covariance,
+    spatial_softmax,
+)
 
 __all__ = [
     "Fit",
     "FitState",
     "Loss",
     "adam",
+    "cnn",
+    "dave2",
     "fit",
+    "gru",
     "kl",
     "label_covariance",
     "linearise",
+    "lstm",
     "mlp",
     "mse",
     "nll",
     "set_covariance",
+    "spatial_softmax",
 ]

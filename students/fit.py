@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from gps.dataset import size, split
-from gps.types import Dataset, Student
+from gps.types import Dataset, Student, Unroll
 from students.augment import Augment
 from students.losses import Loss
 from students.shuffle import seed_of, stream
@@ -102,12 +102,16 @@ def fit(
     are cast to the dtype of the student's parameters. The input normalisation is that of the training
     slots. An empty dataset leaves the student as it is.
 
+    A student that remembers learns from windows of consecutive slots (`Student.unroll`): its memory is fresh
+    at a window's start, wherever an episode begins, and where a step is missing between two slots; a
+    minibatch is of batch_size / length windows, and the loss that of the steps behind the burn-in.
+
     `info` has `loss` (training, mean over the last epoch), `validation_loss` (of the parameters returned; NaN
     without held-out steps), `updates`, `epochs`, `samples` (filled slots), `finite` (parameters and loss are
     numbers) and the traces `train_losses`, `validation_losses` (NaN where no epoch was run).
 
     Args:
-        student: the policy; its initial carry is used at every step.
+        student: the policy; without memory its initial carry is used at every step.
         loss: see `students.losses`.
         optimizer: any optax transformation, `adam()` if None. Its state goes on from run to run; to start it
             afresh, call `init` with the variables reached.
@@ -124,6 +128,7 @@ def fit(
         ValueError: on settings that contradict each other.
     """
     _check(batch_size, epochs, updates, validation, patience)
+    length = _window(student.unroll, batch_size)
     optimizer = adam() if optimizer is None else optimizer
     rounds = 1 if epochs is None else epochs
 
@@ -133,15 +138,15 @@ def fit(
     @jax.jit
     def run(key: Key[Array, ""], state: FitState, dataset: Dataset) -> tuple[FitState, dict[str, Array]]:
         data = _cast(dataset, state.variables[0])
-        train_weight, held_weight = split(state.split_key, data.weight, validation)
+        train_weight, held_weight = split(state.split_key, data.weight, validation, block=length)
         params, statistics = student.observe_statistics(
             (state.variables[0], state.start), dataset.obs, train_weight
         )
         objective = _objective(student, loss, statistics)
         train = data._replace(weight=train_weight)
         count = size(train)
-        update = _updater(objective, optimizer, key, train, batch_size, augment)
-        held_out = _held_out(objective, data._replace(weight=held_weight), validation)
+        update = _updater(objective, optimizer, key, train, (batch_size, length), augment)
+        held_out = _held_out(objective, data._replace(weight=held_weight), validation, length)
         steps = -(-count // batch_size) if updates is None else updates
 
         def epoch(progress: _Progress) -> _Progress:
@@ -196,8 +201,8 @@ def _epoch(progress: _Progress, update: Callable, held_out: Callable, steps: int
 
 
 def _objective(student: Student, loss: Loss, statistics: PyTree) -> Callable:
-    """(params, steps) → Σ w loss / number of steps."""
-    carry = student.initial_carry()
+    """(params, steps) → Σ w loss / number of steps; with a memory these are [windows, length]."""
+    carry, unroll = student.initial_carry(), student.unroll
 
     def objective(params: PyTree, steps: Dataset) -> Float[Array, ""]:
         def one(step: Dataset) -> Float[Array, ""]:
@@ -205,7 +210,23 @@ def _objective(student: Student, loss: Loss, statistics: PyTree) -> Callable:
 
         return jnp.mean(steps.weight * jax.vmap(one)(steps))
 
-    return objective
+    def sequential(params: PyTree, windows: Dataset) -> Float[Array, ""]:
+        def one(steps: Dataset) -> tuple[Array, Array]:
+            begins = steps.first | _gap(steps.t)
+            known = jnp.cumsum(begins) > 0
+            counts = known | (jnp.arange(begins.shape[0]) >= (0 if unroll is None else unroll.burn_in))
+            dists = student.apply_sequence((params, statistics), steps.obs, begins, carry)
+            return jnp.where(counts, steps.weight * jax.vmap(loss)(dists, steps), 0), counts
+
+        losses, counts = jax.vmap(one)(windows)
+        return jnp.sum(losses) / jnp.maximum(jnp.sum(counts), 1)
+
+    return objective if unroll is None else sequential
+
+
+def _gap(t: Int[Array, " length"]) -> Bool[Array, " length"]:
+    """Where a slot is not the step behind the one before it."""
+    return jnp.concatenate([jnp.zeros(1, bool), t[1:] != t[:-1] + 1])
 
 
 def _updater(
@@ -213,41 +234,56 @@ def _updater(
     optimizer: optax.GradientTransformation,
     key: Key[Array, ""],
     train: Dataset,
-    batch_size: int,
+    batch: tuple[int, int],
     augment: Augment | None,
 ) -> Callable:
     """(params, opt_state, i) → (params, opt_state, loss): the i-th update of a run.
+
+    `batch`: steps of an update, and of each of its windows.
 
     Weights are divided by their mean over the dataset, not over the minibatch: the gradient is then
     unbiased for the weighted mean over the dataset.
     """
     count, seed = size(train), seed_of(key)
+    batch_size, length = batch
     filled = jnp.nonzero(train.weight > 0, size=train.weight.shape[0], fill_value=0)[0].astype(jnp.int32)
     mean_weight = jnp.sum(train.weight) / jnp.maximum(count, 1)
     steps = _steps(train)._replace(weight=train.weight / jnp.where(mean_weight > 0, mean_weight, 1))
 
     def update(params: PyTree, opt_state: PyTree, i: Int[Array, ""]) -> tuple[PyTree, PyTree, Array]:
-        rows = filled[stream(seed, i, count, batch_size)]
-        batch = jax.tree.map(lambda leaf: leaf[rows], steps)
+        start = stream(seed, i, count, batch_size // length)
+        following = (start[:, None] + jnp.arange(length)[None]) % jnp.maximum(count, 1)
+        rows = filled[following.reshape(-1)]
+        chosen = jax.tree.map(lambda leaf: leaf[rows], steps)
         if augment is not None:
-            batch = jax.vmap(augment)(jax.random.split(jax.random.fold_in(key, i), batch_size), batch)
-        value, gradient = jax.value_and_grad(objective)(params, batch)
+            chosen = jax.vmap(augment)(jax.random.split(jax.random.fold_in(key, i), rows.shape[0]), chosen)
+        value, gradient = jax.value_and_grad(objective)(params, _windows(chosen, length))
         change, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, change), opt_state, value
 
     return update
 
 
-def _held_out(objective: Callable, held: Dataset, fraction: float) -> Callable[[PyTree], Float[Array, ""]]:
+def _windows(steps: Dataset, length: int) -> Dataset:
+    """[n, …] → [n / length, length, …]; the steps themselves where windows have one step."""
+    if length == 1:
+        return steps
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, length, *leaf.shape[1:]), steps)
+
+
+def _held_out(
+    objective: Callable, held: Dataset, fraction: float, length: int
+) -> Callable[[PyTree], Float[Array, ""]]:
     """Params → weighted mean loss of the held-out steps, gathered once; NaN if there are none."""
     if fraction == 0:
         return lambda params: jnp.asarray(jnp.nan, _dtype(params))
-    most = min(held.weight.shape[0], math.ceil(held.weight.shape[0] * fraction) + 1)
+    most = min(held.weight.shape[0], math.ceil(held.weight.shape[0] * fraction) + length)
+    most = -(-most // length) * length
     rows = jnp.nonzero(held.weight > 0, size=most, fill_value=0)[0]
     real = jnp.arange(most) < size(held)
     weight = jnp.where(real, held.weight[rows], 0)
     steps = jax.tree.map(lambda leaf: leaf[rows], _steps(held))._replace(weight=weight / jnp.mean(weight))
-    return lambda params: objective(params, steps)
+    return lambda params: objective(params, _windows(steps, length))
 
 
 def _steps(data: Dataset) -> Dataset:
@@ -285,6 +321,20 @@ def _info(end: _Progress, params: PyTree, count: Int[Array, ""], patience: int |
         "train_losses": end.train_loss,
         "validation_losses": end.validation_loss,
     }
+
+
+def _window(unroll: Unroll | None, batch_size: int) -> int:
+    """Steps of a window, 1 for a student without memory."""
+    if unroll is None:
+        return 1
+    if unroll.length < 2:
+        raise ValueError(f"a window needs at least 2 steps, the student's `unroll` has {unroll.length}")
+    if batch_size % unroll.length:
+        raise ValueError(
+            f"batch_size={batch_size} is counted in steps and has to hold whole windows of {unroll.length} "
+            "(Student.unroll): take a multiple"
+        )
+    return unroll.length
 
 
 def _check(

@@ -24,7 +24,7 @@ from gps.algorithms.plato import Pull, adapted_drives, plato
 from gps.episodes import MIXTURE, STUDENT, TEACHER
 from gps.evaluate import drift, evaluate
 from gps.types import Action, Gaussian, Teacher
-from students.networks import mlp
+from students.policies import mlp
 
 FACTORIES = {"bc": bc, "dagger": dagger, "plato": plato}
 KEY = jax.random.key(17)

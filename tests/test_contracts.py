@@ -14,7 +14,7 @@ from gps.algorithms.coaching import coaching
 from gps.algorithms.dagger import dagger
 from gps.algorithms.imitation import COUNTED
 from gps.algorithms.plato import plato
-from students.networks import mlp
+from students.policies import mlp
 from teachers.mpc import mpc
 
 ALGORITHMS = {"bc": bc, "dagger": dagger, "plato": plato, "coaching": coaching}

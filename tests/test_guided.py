@@ -19,7 +19,7 @@ from gps.algorithms.supervise import Supervision, Targets, labels
 from gps.algorithms.traj_opt import traj_opt
 from gps.conditions import Conditions, training_conditions
 from gps.types import Limits, LinearGaussian, Status, Trajectory
-from students.networks import mlp
+from students.policies import mlp
 from teachers.local_lqr import local_lqr
 
 KEY, OTHER = jax.random.split(jax.random.key(23))

@@ -12,7 +12,7 @@ from envs.mjcf import load_model
 from envs.observations import history
 from gps.types import Limits, Trajectory
 from students.linearize import linearise, regressed
-from students.networks import mlp
+from students.policies import mlp
 
 XML = """
 <mujoco model="kite">

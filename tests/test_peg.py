@@ -18,7 +18,7 @@ from envs.peg import peg
 from gps.linalg import cholesky
 from gps.rollout import observations, open_loop, student_rollout
 from gps.types import Status
-from students.networks import mlp
+from students.policies import mlp
 
 REACHED = np.array([0.9478, 0.3667, -2.2197, -1.2778, 1.8476, -0.7681, -0.3862])
 """Joint angles, by inverse kinematics, with the peg at the bottom of a hole in its usual place."""

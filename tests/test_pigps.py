@@ -18,7 +18,7 @@ from gps.algorithms.pigps import pigps
 from gps.cli import experiment, registry, variants
 from gps.cli import main as cli
 from gps.report import command
-from students.networks import mlp
+from students.policies import mlp
 from teachers import local_lqr, local_pi2, local_pilqr
 
 KEY, OTHER = jax.random.split(jax.random.key(29))

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from gps.types import Env, LocalTeacher, Student
-from students.networks import mlp
+from students.policies import mlp
 from teachers.local_lqr import local_lqr
 from teachers.mpc import mpc
 

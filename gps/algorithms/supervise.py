@@ -14,7 +14,7 @@ from gps.rollout import clip_control, observations
 from gps.types import Dataset, Env, LinearGaussian, Status, Student, Trajectory
 from students.fit import Fit, FitState, adam, fit
 from students.losses import kl, label_covariance
-from students.networks import set_covariance, takes_covariance
+from students.policies import set_covariance, takes_covariance
 
 __all__ = ["SStep", "Supervision", "Targets", "labels", "supervise"]
 

@@ -123,8 +123,8 @@ def look(handle: Handle, camera: Camera) -> Callable[[Array, Array], dict[str, A
     size = (camera.height, camera.width)
     kinds: dict[Output, tuple[tuple[int, ...], Any]] = {
         "rgb": ((*size, 3), jnp.uint8),
-        "depth": (size, jnp.float32),
-        "segmentation": (size, jnp.int32),
+        "depth": ((*size, 1), jnp.float32),
+        "segmentation": ((*size, 1), jnp.int32),
     }
     images = [jax.ShapeDtypeStruct(s if o in camera.outputs else (0,), t) for o, (s, t) in kinds.items()]
     number = {"camera": np.int64(handle.add_camera(camera))}

@@ -19,8 +19,8 @@ __all__ = ["Camera", "Look", "Output", "native_camera"]
 Output = Literal["rgb", "depth", "segmentation"]
 
 Look = Callable[..., dict[str, Array]]
-"""(x, inputs=None) → images: `name` uint8 [height, width, 3]; `name`_depth float32 [height, width], metres
-along the optical axis; `name`_segmentation int32 [height, width], numbers of geoms, −1 for none."""
+"""(x, inputs=None) → images [height, width, channels]: `name` uint8, three channels; `name`_depth float32,
+metres along the optical axis; `name`_segmentation int32, the numbers of geoms, −1 for none."""
 
 SKY = ((0.35, 0.55, 0.85), (0.85, 0.9, 0.95), (0.45, 0.45, 0.45))
 """Above, at the horizon and below, of models without a skybox."""
@@ -59,7 +59,7 @@ def native_camera(models: Sequence[mujoco.MjModel], camera: Camera) -> tuple:
         pos, quat = model.cam_pos0[index], np.zeros(4)
         mujoco.mju_mat2Quat(quat, model.cam_mat0[index])
     far = model.vis.map.zfar * model.stat.extent if camera.far is None else camera.far
-    reals = np.concatenate([pos, quat, _pinhole(model, index, camera), [far]]).astype(np.float64)
+    reals = np.array([*pos, *quat, *_pinhole(model, index, camera), far], np.float64)
     place = (int(model.cam_bodyid[index]), bool(level), camera.height, camera.width)
     return place, reals.tobytes(), [_scene(one, camera.groups) for one in models]
 

@@ -83,8 +83,8 @@ def test_depth_and_segmentation_are_those_of_mj_ray(name, pos, quat):
     images = jax.jit(engine(model).camera(camera))(x)
     depth, ids = rays(model, camera, x)
     assert len(np.unique(ids)) > 5, "a picture of many things"
-    np.testing.assert_array_equal(images[f"{name}_segmentation"], ids)
-    np.testing.assert_allclose(images[f"{name}_depth"], depth, rtol=1e-6)
+    np.testing.assert_array_equal(images[f"{name}_segmentation"][..., 0], ids)
+    np.testing.assert_allclose(images[f"{name}_depth"][..., 0], depth, rtol=1e-6)
 
 
 def test_depth_of_a_sphere_before_a_wall_is_the_formula():
@@ -92,7 +92,7 @@ def test_depth_of_a_sphere_before_a_wall_is_the_formula():
         """<mujoco><worldbody><geom type="sphere" size="1" pos="0 0 -5"/>
         <geom type="box" size="50 50 1" pos="0 0 -11"/><camera name="down" fovy="90"/></worldbody></mujoco>"""
     )
-    depth = engine(model).camera(Camera("down", 50, 50, ("depth",)))(jnp.zeros(0))["down_depth"]
+    depth = engine(model).camera(Camera("down", 50, 50, ("depth",)))(jnp.zeros(0))["down_depth"][..., 0]
     side = (np.arange(50) + 0.5 - 25) / 25
     r2 = side[:, None] ** 2 + side[None, :] ** 2
     # |t (a, b, −1) − (0, 0, −5)|² = 1
@@ -116,7 +116,7 @@ def test_a_lens_with_its_own_focal_lengths_sees_the_frustum_that_mujoco_draws():
     across = (right / -back * eye.frustum_near - eye.frustum_center) / eye.frustum_width  # −1 to 1
     down = (eye.frustum_top - up / -back * eye.frustum_near) / (eye.frustum_top - eye.frustum_bottom)
     images = engine(model).camera(Camera("lens", 300, 400, ("segmentation",)))(jnp.zeros(0))
-    seen = np.argwhere(np.asarray(images["lens_segmentation"]) == 0)
+    seen = np.argwhere(np.asarray(images["lens_segmentation"][..., 0]) == 0)
     np.testing.assert_allclose(seen.mean(0) + 0.5, [300 * down, 200 * (1 + across)], atol=0.6)
 
 
@@ -124,7 +124,7 @@ def test_colours_are_lambertian_under_one_light_and_the_headlight():
     model = clutter()
     camera = Camera("eye", 24, 32, ALL, far=20.0)
     images = engine(model).camera(camera)(state(model))
-    ids, depth = np.asarray(images["eye_segmentation"]), np.asarray(images["eye_depth"], float)
+    ids, depth = (np.asarray(images[f"eye_{o}"])[..., 0] for o in ("segmentation", "depth"))
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     eye = data.camera("eye")
@@ -224,7 +224,7 @@ def test_images_run_inside_scan_and_keep_their_types():
 
     _, film = jax.jit(lambda x: jax.lax.scan(fall, x, None, 3))(jnp.asarray(state(model), jnp.float32))
     assert film["eye"].shape == (3, 6, 8, 3) and film["eye"].dtype == jnp.uint8
-    assert film["eye_depth"].shape == (3, 6, 8) and film["eye_depth"].dtype == jnp.float32
+    assert film["eye_depth"].shape == (3, 6, 8, 1) and film["eye_depth"].dtype == jnp.float32
     assert film["eye_segmentation"].dtype == jnp.int32
 
 
@@ -257,6 +257,6 @@ def test_a_task_may_be_seen_by_cameras_and_sensors_together():
     env = from_mjcf(model, lambda x, u, y, t: x[2] ** 2, observe=[Camera("eye", 8, 12, ("rgb", "depth"))])
     x = env.init(jax.random.key(0))
     obs, _ = env.observer.observe(jax.random.key(0), (), x, env.sense(x, jnp.zeros(0)), jnp.zeros(0))
-    assert {name: leaf.shape for name, leaf in obs.items()} == {"eye": (8, 12, 3), "eye_depth": (8, 12)}
+    assert {name: leaf.shape for name, leaf in obs.items()} == {"eye": (8, 12, 3), "eye_depth": (8, 12, 1)}
     with pytest.raises(ValueError, match="did you mean 'eye'"):
         from_mjcf(model, lambda x, u, y, t: x[2] ** 2, observe=[Camera("eya")])

@@ -51,6 +51,12 @@ def test_own_task_fits_in_thirty_lines_and_learns(tmp_path):
     assert costs[-1] < 0.6
 
 
+def test_a_camera_is_ten_lines(tmp_path):
+    done = run(example("camera"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "'eye': ((8, 64, 64, 3), dtype('uint8'))" in done.stdout
+
+
 def test_teachers_serve_a_project_with_its_own_envs(tmp_path):
     code = example("foreign")
     assert len(code.splitlines()) <= 10

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import students
 from gps.types import Env, LocalTeacher, Student
-from students.policies import mlp
 from teachers.local_lqr import local_lqr
 from teachers.mpc import mpc
 
@@ -28,6 +28,7 @@ ENVS = (
     "peg",
     "blind_peg",
     "swimmer",
+    "fork",
 )
 
 
@@ -44,7 +45,7 @@ def pairing(name: str, local: bool | Callable[..., LocalTeacher] = False, **opti
     """The task `name`, made with `options`, with teacher and student as its module sets them.
 
     The teacher is a `teachers.mpc`, with `local` a `teachers.local_lqr` or what `local` is, such as
-    `teachers.local_pi2`; the student a `students.mlp`.
+    `teachers.local_pi2`; the student of the kind that the module's `POLICY` names.
 
     Raises:
         ValueError: there is no such task.
@@ -78,5 +79,9 @@ def local_teacher_factory(
 
 
 def student_factory(module: ModuleType) -> Callable[..., Student]:
-    """`students.mlp`, or the module's own `student`, with the defaults that its `STUDENT` sets."""
-    return functools.partial(getattr(module, "student", mlp), **getattr(module, "STUDENT", {}))
+    """The kind of student that the module's `POLICY` names, with the defaults that its `STUDENT` sets.
+
+    That is `students.mlp` unless it names another, or has its own `student`.
+    """
+    kind = getattr(students, getattr(module, "POLICY", "mlp"))
+    return functools.partial(getattr(module, "student", kind), **getattr(module, "STUDENT", {}))

@@ -1,0 +1,96 @@
+"""Remember a sign: red says left, blue says right, and it is out of sight long before the road forks.
+
+State (4): place along and across the corridor, m, and the velocities. Control (2): forces along and across,
+in [−1, 1], units of 6 N. The student sees a camera that looks forward, and how fast it moves; its place it
+has to see. The teacher knows the branch, and keeps to the middle until the sign has passed by, so that the
+way itself does not remind a student of it.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from envs.camera import Camera
+from envs.mjcf import Task, from_engine, load_model
+from envs.mujoco import engine
+from gps.costs import quadratic, residual_cost
+from gps.types import Env
+
+POLICY = "cnn"
+STUDENT = {"memory": "gru", "unroll": (110, 0)}
+TEACHER = {"horizon": 25, "initial_iterations": 10}
+ASSET = Path(__file__).parent / "assets" / "fork.xml"
+SPEED = 1.5
+"""m/s."""
+SIGN, FORK, BRANCH = 2.2, 5.0, 1.15
+"""Where the sign stands and the branches begin, and how far these are from the middle, m."""
+WEIGHTS = (1.0, 4.0, 0.2, 0.1)
+"""Of speed, place across the road, speed across it and force."""
+SUBSTEPS = 2
+
+
+class Sign(NamedTuple):
+    """The context of an episode."""
+
+    side: Float[Array, ""]
+    """1: the left branch, y > 0; −1: the right."""
+
+
+def fork(height: int = 32, width: int = 48, horizon: int = 110) -> Env:
+    """Take the branch that a sign told, when it is no longer to be seen.
+
+    Args:
+        height: of the student's images, pixels.
+        width: of the student's images, pixels.
+        horizon: control steps of .05 s in an episode.
+    """
+    sim = engine(load_model(ASSET), substeps=SUBSTEPS)
+    look = sim.camera(Camera("front", height, width))
+    hidden = jnp.array([SIGN, 0.55, -5.0])
+
+    def define(sign: Sign) -> Task:
+        shown = jnp.array([SIGN, 0.55, 0.5])
+        left = jnp.stack([shown, hidden])
+        inputs = sim.make_inputs(mocap_pos=jnp.where(sign.side > 0, left, left[::-1]))
+
+        def away(x: Array) -> Array:
+            middle = sign.side * BRANCH * jax.nn.sigmoid((x[0] - FORK) / 0.15)
+            return jnp.stack([x[2] - SPEED, x[1] - middle, x[3]])
+
+        stage = residual_cost(
+            lambda x, u, y, t: jnp.concatenate([away(x), u]), WEIGHTS, (quadratic,) * 4, (1, 1, 1, 2)
+        )
+        final = residual_cost(lambda x, y: away(x), WEIGHTS[:3], (quadratic,) * 3)
+        return Task(
+            cost=stage,
+            final_cost=final,
+            init=start,
+            observe=lambda x, y: look(x, inputs) | {"velocity": y},
+            failed=lambda x, y: failed(x, sign.side),
+            inputs=inputs,
+        )
+
+    return from_engine(
+        sim,
+        define,
+        lambda key: Sign(jax.random.rademacher(key, (), jnp.result_type(float))),
+        default_context=Sign(jnp.asarray(1.0)),
+        horizon=horizon,
+        name="fork",
+    )
+
+
+def start(key: Array) -> Float[Array, " 4"]:
+    """Near the beginning of the corridor and its middle, slow."""
+    noise = jax.random.uniform(key, (4,), minval=-1.0, maxval=1.0)
+    return noise * jnp.array([0.3, 0.2, 0.2, 0.1]) + jnp.array([0.0, 0.0, 1.0, 0.0])
+
+
+def failed(x: Float[Array, " 4"], side: Float[Array, ""]) -> Array:
+    """It met a wall or the wedge, or took the wrong branch."""
+    wall = jnp.where(x[0] < FORK, jnp.abs(x[1]) > 0.7, jnp.abs(x[1]) > 1.8)
+    wedge = (x[0] > 6.4) & (jnp.abs(x[1]) < 0.5)
+    return wall | wedge | ((x[0] > 6.4) & (x[1] * side < 0))

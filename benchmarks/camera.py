@@ -12,12 +12,13 @@ import mujoco
 import numpy as np
 
 from benchmarks.harness import Row, main, time_ratio
-from envs.camera import Camera
+from envs.camera import Camera, Output
 from envs.mujoco import engine
 
 SEED = 0
 GEOMS = 60
 FRAMES = 256
+KINDS: tuple[tuple[Output, ...], ...] = (("rgb",), ("depth",), ("rgb", "depth", "segmentation"))
 
 
 def scene(count: int = GEOMS) -> mujoco.MjModel:
@@ -70,7 +71,7 @@ def frames(size: int, target: str | None) -> list[Row]:
     xs = places(model, FRAMES)
     sim, batch = engine(model), jnp.asarray(xs)
     rows = []
-    for outputs in (("rgb",), ("depth",), ("rgb", "depth", "segmentation")):
+    for outputs in KINDS:
         look = jax.jit(jax.vmap(sim.camera(Camera("eye", size, size, outputs))))
         ratio = time_ratio(partial(rays, model, xs, size), partial(look, batch), repeats=5)
         name, wanted = " + ".join(outputs), target if outputs == ("rgb",) else None

@@ -17,10 +17,10 @@ from envs.camera import Camera
 from envs.mjcf import Task, from_engine, load_model
 from envs.mujoco import engine
 from gps.costs import quadratic, residual_cost
-from gps.types import Env
+from gps.types import Env, Unroll
 
 POLICY = "cnn"
-STUDENT = {"memory": "gru", "unroll": (110, 0)}
+STUDENT = {"memory": "gru", "unroll": Unroll(128, 0)}
 TEACHER = {"horizon": 25, "initial_iterations": 10}
 ASSET = Path(__file__).parent / "assets" / "fork.xml"
 SPEED = 1.5

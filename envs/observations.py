@@ -1,4 +1,4 @@
-"""What the student may see, as wrappers around an env: subset, noise, delay, dropout, history, differences.
+"""What the student may see, as wrappers around an env: a subset, noise, delays, failures, histories.
 
 Each returns the same task with another `observer`, in every context it is bound to; dynamics, costs and
 the planner's model are untouched. They compose, the innermost first: `history(noise(env, 0.1), 4)` is a
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, PyTree
 from gps.plant import in_every_context
 from gps.types import Env, Mirror, Observer
 
-__all__ = ["delay", "differences", "dropout", "history", "noise", "subset"]
+__all__ = ["bias", "delay", "differences", "dropout", "history", "noise", "outage", "subset"]
 
 
 class Window(NamedTuple):
@@ -38,9 +38,10 @@ def history(env: Env, n: int) -> Env:
     sensor would send.
 
     Raises:
-        ValueError: n < 1.
+        ValueError: n < 1, or more than an episode has observations.
     """
     _at_least("history", "n", n, 1)
+    _within_episode("history", env, n)
     each = lambda mirror: mirror._replace(obs=jax.vmap(mirror.obs))  # noqa: E731
     return _observe_through(env, lambda observer: _windowed(env, observer, n, lambda past: past), each)
 
@@ -52,9 +53,10 @@ def differences(env: Env, n: int) -> Env:
     equal, and what tells them apart is the velocity. Whole numbers and flags become floats.
 
     Raises:
-        ValueError: n < 1.
+        ValueError: n < 1, or more than an episode has observations.
     """
     _at_least("differences", "n", n, 1)
+    _within_episode("differences", env, n)
 
     def rates(frames: PyTree) -> PyTree:
         def one(f: Array) -> Array:
@@ -126,6 +128,72 @@ def noise(env: Env, std: float | Sequence[float] | Array) -> Env:
     return _observe_through(env, wrap, lambda mirror: None if scale.ndim else mirror)
 
 
+def bias(env: Env, std: float) -> Env:
+    """An offset on every entry that lasts for an episode, drawn from N(0, std²) at its start.
+
+    Raises:
+        ValueError: a negative standard deviation.
+    """
+    if not std >= 0:
+        raise ValueError(f"bias needs std >= 0, came {std}")
+
+    def wrap(observer: Observer) -> Observer:
+        def init(key: Array) -> tuple[PyTree, PyTree]:
+            inner_key, own_key = jax.random.split(key)
+            inner = observer.init(inner_key)
+            obs, _ = jax.eval_shape(observer.observe, key, inner, *_arguments(env))
+            leaves, tree = jax.tree.flatten(obs)
+            keys = jax.random.split(own_key, max(1, len(leaves)))
+            draws = [std * jax.random.normal(keys[i], leaf.shape) for i, leaf in enumerate(leaves)]
+            return inner, tree.unflatten(draws)
+
+        def observe(key: Array, memory: PyTree, x: Array, y: Array, u_prev: Array) -> tuple[PyTree, PyTree]:
+            inner, offset = memory
+            obs, inner = observer.observe(key, inner, x, y, u_prev)
+            return jax.tree.map(_shifted, obs, offset), (inner, offset)
+
+        return Observer(init, observe)
+
+    return _observe_through(env, wrap, lambda mirror: mirror)
+
+
+def outage(env: Env, rate: float, repair: float = 0.0, sensors: Sequence[str] | None = None) -> Env:
+    """Each sensor fails with probability `rate` at each step, and reads zero until it works again.
+
+    Args:
+        env: the task.
+        rate: probability that a working sensor fails.
+        repair: probability that one that failed works again; 0: it is lost for the rest of the episode.
+        sensors: which of a dict of observations may fail, each on its own, all of them by default; an
+            observation that is no dict is one sensor.
+
+    Raises:
+        ValueError: probabilities outside [0, 1], or no such sensor.
+    """
+    for name, value in (("rate", rate), ("repair", repair)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"outage needs a {name} between 0 and 1, came {value}")
+    full = _seen(env, env.observer)
+    if sensors is not None:
+        _picker(full, sensors)
+    names = sorted(full) if isinstance(full, dict) and sensors is None else list(sensors or [""])
+
+    def wrap(observer: Observer) -> Observer:
+        def observe(key: Array, memory: PyTree, x: Array, y: Array, u_prev: Array) -> tuple[PyTree, PyTree]:
+            inner, out = memory
+            inner_key, own_key = jax.random.split(key)
+            obs, inner = observer.observe(inner_key, inner, x, y, u_prev)
+            draw = jax.random.uniform(own_key, out.shape)
+            out = jnp.where(out, draw >= repair, draw < rate)
+            if not isinstance(obs, dict):
+                return jax.tree.map(lambda leaf: _lost(out[0], leaf), obs), (inner, out)
+            return obs | {name: _lost(out[i], obs[name]) for i, name in enumerate(names)}, (inner, out)
+
+        return Observer(lambda key: (observer.init(key), jnp.zeros(len(names), bool)), observe)
+
+    return _observe_through(env, wrap)
+
+
 def dropout(env: Env, rate: float) -> Env:
     """Each observation is lost with probability `rate`, and the last one that came through is seen again.
 
@@ -157,9 +225,7 @@ def subset(env: Env, select: Sequence[int] | Sequence[str] | slice | Callable[[P
     Raises:
         ValueError: the observation has no such entry.
     """
-    observer, (x, y, u) = env.observer, _arguments(env)
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    full = jax.eval_shape(lambda k, *a: observer.observe(k, observer.init(k), *a)[0], key, x, y, u)
+    full = _seen(env, env.observer)
     pick = select if callable(select) else _picker(full, select)
 
     def wrap(observer: Observer) -> Observer:
@@ -212,6 +278,29 @@ def _blank_window(env: Env, observer: Observer, n: int) -> Callable[[Array], Win
         return Window(inner, past, jnp.asarray(True))
 
     return init
+
+
+def _seen(env: Env, observer: Observer) -> PyTree:
+    """Shapes of an observation."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(lambda k, *a: observer.observe(k, observer.init(k), *a)[0], key, *_arguments(env))
+
+
+def _lost(out: Array, leaf: Array) -> Array:
+    return jnp.where(out, jnp.zeros_like(leaf), leaf)
+
+
+def _shifted(leaf: Array, offset: Array) -> Array:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        raise ValueError(f"bias needs floating point observations, came {leaf.dtype}: take a `subset`")
+    return leaf + offset.astype(leaf.dtype)
+
+
+def _within_episode(wrapper: str, env: Env, n: int) -> None:
+    if n > env.horizon:
+        raise ValueError(
+            f"{wrapper} of {n} observations is longer than an episode of '{env.name}' of {env.horizon} steps"
+        )
 
 
 def _arguments(env: Env) -> tuple[jax.ShapeDtypeStruct, ...]:

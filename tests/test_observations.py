@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs.observations import delay, differences, dropout, history, noise, subset
+from envs.observations import bias, delay, differences, dropout, history, noise, outage, subset
 from gps.plant import plant
 from gps.types import Mirror, Observer
 
@@ -47,6 +47,23 @@ def watch(env, xs=XS, seed=0):
 
     keys = jax.random.split(step_key, len(xs))
     return jax.jit(lambda x: jax.lax.scan(look, env.observer.init(init_key), (x, keys))[1])(jnp.asarray(xs))
+
+
+def watch_many(env, episodes):
+    """The same in episodes of other seeds, [episodes, steps, …]."""
+    keys = jax.vmap(jax.random.key)(jnp.arange(episodes))
+
+    def one(key):
+        init_key, step_key = jax.random.split(key)
+
+        def look(memory, knot):
+            obs, memory = env.observer.observe(knot[1], memory, knot[0], jnp.zeros(0), jnp.zeros(2))
+            return memory, obs
+
+        steps = jnp.asarray(XS), jax.random.split(step_key, STEPS)
+        return jax.lax.scan(look, env.observer.init(init_key), steps)[1]
+
+    return np.asarray(jax.jit(jax.vmap(one))(keys))
 
 
 @pytest.mark.parametrize("n", [1, 2, 5])
@@ -187,5 +204,54 @@ def test_wrappers_keep_the_dtype(name, dtype):
     ],
 )
 def test_bad_input_says_what_to_do(wrap, says):
+    with pytest.raises(ValueError, match=says):
+        wrap()
+
+
+def test_a_bias_lasts_for_an_episode_and_is_drawn_anew_for_the_next():
+    offsets = watch_many(bias(ENV, 0.5), 200) - XS
+    np.testing.assert_allclose(offsets, np.broadcast_to(offsets[:, :1], offsets.shape), atol=1e-12)
+    drawn = offsets[:, 0].ravel()
+    assert abs(drawn.mean()) < 4 * 0.5 / np.sqrt(600)
+    np.testing.assert_allclose(drawn.std(), 0.5, rtol=0.15)
+
+
+def test_a_sensor_that_fails_reads_zero_for_the_rest_of_the_episode():
+    out = np.all(watch_many(outage(ENV, 0.05), 300) == 0, axis=2)
+    assert np.all(out[:, 1:] >= out[:, :-1]), "it never comes back"
+    expected = 1 - 0.95 ** np.arange(1, STEPS + 1)
+    np.testing.assert_allclose(out.mean(0), expected, atol=4 * 0.5 / np.sqrt(300))
+
+
+def test_a_sensor_that_is_repaired_works_the_share_of_time_that_a_markov_chain_does():
+    out = np.stack(
+        [np.all(watch(outage(ENV, 0.2, repair=0.3), seed=seed) == 0, axis=1) for seed in range(300)]
+    )
+    np.testing.assert_allclose(out[:, 20:].mean(), 0.2 / 0.5, atol=0.03)
+    assert np.any(out[:, :-1] & ~out[:, 1:])
+
+
+def test_sensors_of_a_dict_fail_on_their_own():
+    both = subset(ENV, lambda obs: {"a": obs[:1], "b": obs[1:]})
+    seen = watch(outage(both, 0.05, sensors=["b"]))
+    np.testing.assert_array_equal(seen["a"], XS[:, :1])
+    assert np.all(seen["b"][-1] == 0) and np.all(seen["b"][0] == XS[0, 1:])
+    apart = watch(outage(both, 0.1), seed=3)
+    first_lost = [int(np.argmax(np.all(np.asarray(apart[name]) == 0, axis=1))) for name in ("a", "b")]
+    assert first_lost[0] != first_lost[1]
+
+
+@pytest.mark.parametrize(
+    ("wrap", "says"),
+    [
+        (lambda: bias(ENV, -1.0), "bias needs std >= 0"),
+        (lambda: outage(ENV, 1.5), "rate between 0 and 1"),
+        (lambda: outage(ENV, 0.1, repair=-1), "repair between 0 and 1"),
+        (lambda: outage(subset(ENV, lambda o: {"angle": o}), 0.1, sensors=["angel"]), "did you mean 'angle'"),
+        (lambda: history(ENV, ENV.horizon + 1), "longer than an episode"),
+        (lambda: differences(ENV, ENV.horizon + 1), "longer than an episode"),
+    ],
+)
+def test_failures_that_cannot_be_are_said(wrap, says):
     with pytest.raises(ValueError, match=says):
         wrap()

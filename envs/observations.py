@@ -183,8 +183,7 @@ def outage(env: Env, rate: float, repair: float = 0.0, sensors: Sequence[str] | 
             inner, out = memory
             inner_key, own_key = jax.random.split(key)
             obs, inner = observer.observe(inner_key, inner, x, y, u_prev)
-            draw = jax.random.uniform(own_key, out.shape)
-            out = jnp.where(out, draw >= repair, draw < rate)
+            out = jax.random.uniform(own_key, out.shape) < jnp.where(out, 1 - repair, rate)
             if not isinstance(obs, dict):
                 return jax.tree.map(lambda leaf: _lost(out[0], leaf), obs), (inner, out)
             return obs | {name: _lost(out[i], obs[name]) for i, name in enumerate(names)}, (inner, out)

@@ -66,11 +66,11 @@ def fork(height: int = 32, width: int = 48, gust: float = 2.0, horizon: int = 11
 
         def blown(x: Array) -> Array:
             wave = jnp.asarray(WAVES, x.dtype) * x[0]
-            force = jnp.sum(sign.gust * jnp.stack([jnp.cos(wave), jnp.sin(wave)], axis=1))
+            force = jnp.sum(sign.gust.astype(x.dtype) * jnp.stack([jnp.cos(wave), jnp.sin(wave)], axis=1))
             return sim.make_inputs(jnp.stack([jnp.zeros_like(force), gust * force]), signs)
 
         def away(x: Array) -> Array:
-            middle = sign.side * BRANCH * jax.nn.sigmoid((x[0] - FORK) / 0.15)
+            middle = sign.side.astype(x.dtype) * BRANCH * jax.nn.sigmoid((x[0] - FORK) / 0.15)
             return jnp.stack([x[2] - SPEED, x[1] - middle, x[3]])
 
         stage = residual_cost(

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
+from envs import fork as fork_task
 from envs import obstacle as obstacle_task
 from envs import peg as peg_task
 from envs.mjcf import load_model
@@ -18,7 +20,7 @@ from gps import plots
 from gps.types import Env
 from gps.video import Clip, Drawing, Frame
 
-__all__ = ["Sticks", "cartpole", "obstacle", "peg", "pendulum", "reacher", "sticks", "swimmer"]
+__all__ = ["Sticks", "cartpole", "fork", "obstacle", "peg", "pendulum", "reacher", "sticks", "swimmer"]
 
 COLOURS = ("#1c5fb0", "#c2255c", "#7048e8", "#0b7285")
 """One per driver."""
@@ -126,10 +128,12 @@ def _particle(x: np.ndarray, context: Any) -> np.ndarray:
     return x[:2] + 0.1 * np.stack([np.cos(turn), np.sin(turn)], axis=1)
 
 
-def _walls(context: Any) -> np.ndarray:
-    model = load_model(obstacle_task.ASSET)
+def _walls(asset: Path) -> np.ndarray:
+    """Outlines, from above, of the boxes that stand still."""
+    model = load_model(asset)
     corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)])
-    boxes = [i for i in range(model.ngeom) if model.geom_type[i] == mujoco.mjtGeom.mjGEOM_BOX]
+    still = np.flatnonzero(model.geom_bodyid == 0)
+    boxes = [i for i in still if model.geom_type[i] == mujoco.mjtGeom.mjGEOM_BOX]
     outlines = [model.geom_pos[i, :2] + corners * model.geom_size[i, :2] for i in boxes]
     return np.concatenate([np.vstack([outline, [np.nan, np.nan]]) for outline in outlines])
 
@@ -151,8 +155,17 @@ obstacle = sticks(
         _particle,
         (2.1, 2.1),
         target=lambda y0: np.array(obstacle_task.GOAL),
-        scenery=_walls,
+        scenery=lambda context: _walls(obstacle_task.ASSET),
         centre=(1.6, 0.0),
     )
 )
 swimmer = sticks(Sticks(_swimmer, (0.8, 0.4), centre=(0.4, 0.0)))
+fork = sticks(
+    Sticks(
+        _particle,
+        (5.0, 2.2),
+        target=lambda sign: np.array([9.0, float(sign.side) * fork_task.BRANCH]),
+        scenery=lambda sign: _walls(fork_task.ASSET),
+        centre=(4.0, 0.0),
+    )
+)

@@ -124,7 +124,9 @@ def test_same_key_same_result_and_another_key_another(name):
         np.testing.assert_array_equal(one, other[::-1])
     assert len(np.unique(seen.xs[:, -1], axis=0)) == N
     for leaf in jax.tree.leaves(seen.context):
-        assert len(np.unique(leaf.reshape(N, -1), axis=0)) == N, "contexts do not depend on the key"
+        sides = set(np.unique(leaf)) <= {-1.0, 1.0}  # one of two things: both are met
+        distinct = len(np.unique(leaf.reshape(N, -1), axis=0))
+        assert distinct == (2 if sides else N), "contexts do not depend on the key"
 
 
 def test_one_episode_alone_is_as_in_the_batch(name):
@@ -158,7 +160,8 @@ def test_results_keep_the_dtype(name, dtype):
         return (*parts, *plans, *moves, bound.linearize(x, u), roll[:4], obs, metrics)
 
     made = jax.eval_shape(everything, context, x, y, u, t, key)
-    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {jnp.dtype(dtype)}
+    images = {jnp.dtype(jnp.uint8)}  # of cameras
+    assert {leaf.dtype for leaf in jax.tree.leaves(made)} - images == {jnp.dtype(dtype)}
 
 
 def test_memories_keep_their_structure(name):
@@ -258,7 +261,13 @@ def test_planning_model_has_the_same_state_and_controls(name):
     np.testing.assert_array_equal(plan.limits, env.limits)
 
 
-REACHED = {"reacher": "obs, costs", "blind_peg": "costs", "obstacle": "first", "swimmer": "first"}
+REACHED = {
+    "reacher": "obs, costs",
+    "blind_peg": "costs",
+    "obstacle": "first",
+    "swimmer": "first",
+    "fork": "",  # one of two things, and not seen from everywhere: see tests/test_fork.py
+}
 """What the context makes a difference to; elsewhere to the observation."""
 
 
@@ -274,7 +283,7 @@ def test_context_reaches_cost_or_senses(name):
         return {"costs": bound.cost(x, u, y, jnp.int32(0)), "obs": obs, "first": bound.init(KEYS[0])}
 
     met = jax.jit(jax.vmap(meet, in_axes=(0, None)))(seen.context, seen.xs[0, -1])
-    for what in REACHED.get(name, "obs").split(", "):
+    for what in filter(None, REACHED.get(name, "obs").split(", ")):
         assert len(np.unique(met[what], axis=0)) == N
 
 

@@ -69,6 +69,7 @@ DRAWINGS = {
     "cartpole": "envs.sticks:cartpole",
     "reacher": "envs.sticks:reacher",
     "obstacle": "envs.sticks:obstacle",
+    "fork": "envs.sticks:fork",
     "peg": "envs.sticks:peg",
     "blind_peg": "envs.sticks:peg",
     "swimmer": "envs.sticks:swimmer",

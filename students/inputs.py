@@ -14,9 +14,9 @@ from jaxtyping import Array, Float, PyTree
 __all__ = ["images", "vector"]
 
 
-def vector(obs: PyTree, dtype: Any) -> Float[Array, " n"]:
-    """All leaves that are not images, in pytree order, as one vector; it may be empty."""
-    flat = [jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(obs) if leaf.ndim < 3]
+def vector(obs: PyTree, dtype: Any, pixels: bool = False) -> Float[Array, " n"]:
+    """All leaves that are not images (with `pixels`, these too), in pytree order; it may be empty."""
+    flat = [jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(obs) if pixels or leaf.ndim < 3]
     return jnp.concatenate([jnp.zeros(0, dtype), *flat])
 
 

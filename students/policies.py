@@ -213,11 +213,11 @@ def _student(
     """`network` on (images, normalised vector), read by `head`."""
 
     def read(moments: Moments, obs: PyTree) -> tuple[Array | None, Array]:
-        value = normalise(moments, _numbers(obs, sees, dtype), min_std)
+        value = normalise(moments, vector(obs, dtype, pixels=not sees), min_std)
         return (images(obs, dtype) if sees else None), value
 
     def init(key: Key[Array, ""], obs: PyTree) -> tuple[PyTree, Moments]:
-        moments = initial_moments(_numbers(obs, sees, dtype).shape[0], dtype)
+        moments = initial_moments(vector(obs, dtype, pixels=not sees).shape[0], dtype)
         return {"network": network.init(key, *read(moments, obs)), **head.params}, moments
 
     def apply(variables: tuple[PyTree, Moments], obs: PyTree, carry: PyTree) -> tuple[Any, PyTree]:
@@ -248,16 +248,9 @@ def _student(
         variables: tuple[PyTree, Moments], obs: PyTree, weight: Float[Array, " n"]
     ) -> tuple[PyTree, Moments]:
         params, moments = variables
-        return params, merge(moments, jax.vmap(lambda one: _numbers(one, sees, dtype))(obs), weight)
+        return params, merge(moments, jax.vmap(lambda one: vector(one, dtype, pixels=not sees))(obs), weight)
 
     return Student(init, network.initial_carry, apply, apply_sequence, observe_statistics, unroll)
-
-
-def _numbers(obs: PyTree, sees: bool, dtype: Any) -> Float[Array, " n"]:
-    """What enters as a vector: everything, or of a network that sees all but the images."""
-    if sees:
-        return vector(obs, dtype)
-    return jnp.concatenate([jnp.ravel(leaf).astype(dtype) for leaf in jax.tree.leaves(obs)])
 
 
 def _recurrent(

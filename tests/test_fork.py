@@ -45,18 +45,27 @@ def test_velocities_are_what_the_student_reads(env):
     np.testing.assert_allclose(seen(env, 1.0, 0.5)["velocity"], [1.5, 0.0])
 
 
-def test_the_teacher_takes_the_branch_that_was_told_and_says_nothing_before(env):
-    make_teacher = partial(teachers.mpc, **TEACHER)
-    keys = jax.random.split(jax.random.key(0), 8)
-    run = cpu_jit(evaluate(env, make_teacher=make_teacher))
-    scores, steps = run(keys, ())
+def test_the_teacher_takes_the_branch_that_was_told(env):
+    run = cpu_jit(evaluate(env, make_teacher=partial(teachers.mpc, **TEACHER)))
+    scores, steps = run(jax.random.split(jax.random.key(0), 8), ())
     assert np.all(scores.survived == 1)
     sides = jax.vmap(env.sample_context)(steps.key[0]).side
     assert set(np.asarray(sides)) == {-1.0, 1.0}
-    xs = np.asarray(steps.x)
-    assert np.all(xs[-1, :, 1] * sides > 0.5)
-    visible = xs[..., 0] < SIGN
-    assert np.all(np.abs(xs[..., 1])[visible] < 0.6)
+    assert np.all(np.asarray(steps.x)[-1, :, 1] * sides > 0.5)
+
+
+def test_the_teacher_says_nothing_of_the_side_while_the_sign_is_in_sight(env):
+    @jax.jit
+    def label(side, x):
+        teacher = teachers.mpc(env.bind(Sign(side, jnp.zeros((len(WAVES), 2)))), **TEACHER)
+        return teacher.act(jax.random.key(0), teacher.init(jax.random.key(0), x), x, 0)[0].dist.mean
+
+    def apart(x):
+        left, right = (label(jnp.asarray(side), jnp.array([x, 0.1, 1.5, 0.0])) for side in (1.0, -1.0))
+        return float(jnp.max(jnp.abs(left - right)))
+
+    assert all(apart(x) < 0.01 for x in (0.0, 0.7, 1.4, 2.1))
+    assert apart(4.5) > 0.2
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,10 @@ def test_what_they_see_moves_what_they_do(student, size):
     obs = {"eye": picture(rng, *size, 3), "joints": jnp.asarray(rng.normal(size=2), jnp.float32)}
     params, moments = policy.init(KEY, obs)
     params = jax.tree.map(lambda p: p + 0.1 * jnp.asarray(rng.normal(size=p.shape), p.dtype), params)
-    act = lambda obs: policy.apply((params, moments), obs, policy.initial_carry())[0].mean  # noqa: E731
+
+    def act(obs):
+        return policy.apply((params, moments), obs, policy.initial_carry())[0].mean
+
     base = act(obs)
     assert base.shape == (2,)
     assert not np.allclose(base, act(obs | {"eye": picture(rng, *size, 3)}))

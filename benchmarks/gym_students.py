@@ -135,7 +135,7 @@ def taught(
 
     @cpu_jit
     def act(obs: Any) -> jax.Array:
-        return student.apply(variables, obs[:known], student.initial_carry())[0].mode()
+        return student.apply(variables, obs[:known], ())[0].mode()
 
     return act, int(state.totals["samples"])
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from gps.rollout import clip_control
+from gps.rollout import clip_control, fresh_carry
 from gps.types import Action, Env, Gaussian, Status, Student, Teacher
 
 __all__ = [
@@ -152,7 +152,7 @@ def _begin(
         x = bound.init(init_key)
         u = jnp.zeros(env.nu, x.dtype)
         state = () if make_teacher is None else make_teacher(bound).init(teacher_key, x)
-        carry = () if student is None else student.initial_carry()
+        carry = () if student is None else fresh_carry(bound, student, x)
         memory = bound.observer.init(memory_key)
         alive, t = jnp.asarray(True), jnp.int32(0)
         return _World(context_key, context, x, bound.sense(x, u), u, t, memory, state, carry, alive)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "clip_control",
     "closed_loop",
+    "fresh_carry",
     "guard_step",
     "observations",
     "open_loop",
@@ -136,7 +137,7 @@ def student_rollout(env: "Env", student: "Student") -> Callable[..., tuple[Traje
             return (x_next, status, memory, student_carry, u), (x, u, obs)
 
         rest = jnp.zeros(env.nu, x0.dtype)
-        first = (x0, jnp.int32(Status.OK), env.observer.init(memory_key), student.initial_carry(), rest)
+        first = (x0, jnp.int32(Status.OK), env.observer.init(memory_key), fresh_carry(env, student, x0), rest)
         (x_last, status, *_), (xs, us, obs) = jax.lax.scan(
             advance, first, jax.random.split(life, env.horizon)
         )
@@ -146,6 +147,16 @@ def student_rollout(env: "Env", student: "Student") -> Callable[..., tuple[Traje
         return Trajectory(xs, us, ys, costs, status), obs
 
     return rollout
+
+
+def fresh_carry(env: "Env", student: "Student", x: Float[Array, " nx"]) -> PyTree:
+    """What `student` remembers before the first step of an episode of `env`; of x only the shape counts."""
+
+    def look(key: Array, x: Array) -> PyTree:
+        rest = jnp.zeros(env.nu, x.dtype)
+        return env.observer.observe(key, env.observer.init(key), x, env.sense(x, rest), rest)[0]
+
+    return student.initial_carry(jax.eval_shape(look, jax.random.key(0), x))
 
 
 def observations(env: "Env", key: Array, xs: Float[Array, "T+1 nx"], us: Float[Array, "T nu"]) -> PyTree:

@@ -323,8 +323,11 @@ class Student(NamedTuple):
 
     init: Callable[..., tuple[PyTree, PyTree]]
     """(key, obs) → variables, from one unbatched example observation."""
-    initial_carry: Callable[[], PyTree]
-    """() → recurrent state at the start of an episode; the empty tuple without memory."""
+    initial_carry: Callable[[PyTree], PyTree]
+    """obs → recurrent state at the start of an episode; the empty tuple without memory.
+
+    Of obs only shapes and dtypes are read.
+    """
     apply: Callable[..., tuple[Gaussian, PyTree]]
     """(variables, obs, carry) → (distribution, carry), one step."""
     apply_sequence: Callable[..., Gaussian]

@@ -9,6 +9,7 @@ See `gps.types` for the shapes these functions share.
 """
 
 from students.fit import Fit, FitState, adam, fit
+from students.frame_stack import frame_stack
 from students.linearize import linearise
 from students.losses import Loss, kl, label_covariance, mse, nll
 from students.policies import (
@@ -29,6 +30,7 @@ __all__ = [
     "cnn",
     "dave2",
     "fit",
+    "frame_stack",
     "gru",
     "kl",
     "label_covariance",

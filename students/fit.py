@@ -202,10 +202,11 @@ def _epoch(progress: _Progress, update: Callable, held_out: Callable, steps: int
 
 def _objective(student: Student, loss: Loss, statistics: PyTree) -> Callable:
     """(params, steps) → Σ w loss / number of steps; with a memory these are [windows, length]."""
-    carry, unroll = student.initial_carry(), student.unroll
+    unroll = student.unroll
 
     def objective(params: PyTree, steps: Dataset) -> Float[Array, ""]:
         def one(step: Dataset) -> Float[Array, ""]:
+            carry = student.initial_carry(step.obs)
             return loss(student.apply((params, statistics), step.obs, carry)[0], step)
 
         return jnp.mean(steps.weight * jax.vmap(one)(steps))
@@ -215,6 +216,7 @@ def _objective(student: Student, loss: Loss, statistics: PyTree) -> Callable:
             begins = steps.first | _gap(steps.t)
             known = jnp.cumsum(begins) > 0
             counts = known | (jnp.arange(begins.shape[0]) >= (0 if unroll is None else unroll.burn_in))
+            carry = student.initial_carry(jax.tree.map(lambda leaf: leaf[0], steps.obs))
             dists = student.apply_sequence((params, statistics), steps.obs, begins, carry)
             return jnp.where(counts, steps.weight * jax.vmap(loss)(dists, steps), 0), counts
 

@@ -29,7 +29,7 @@ def linearise(env: Env, student: Student) -> Callable[[PyTree, Float[Array, "T n
         ValueError: the student or its observations have a memory.
     """
     memory = jax.eval_shape(env.observer.init, jax.eval_shape(lambda: jax.random.key(0)))
-    if jax.tree.leaves((memory, student.initial_carry())):
+    if jax.tree.leaves(memory) or student.unroll is not None:
         raise ValueError(
             "a student that remembers (a history, a recurrent network) is no function of the state: "
             "linearise it by regression (linearisation='regression'), or let it see the present only"
@@ -42,7 +42,7 @@ def linearise(env: Env, student: Student) -> Callable[[PyTree, Float[Array, "T n
         def act(delta: Array) -> tuple[Array, tuple[Array, Array]]:
             there = env.plus(x, delta)
             obs, _ = env.observer.observe(key, (), there, env.sense(there, rest), rest)
-            dist, _ = student.apply(variables, obs, student.initial_carry())
+            dist, _ = student.apply(variables, obs, student.initial_carry(obs))
             mean = dist.mean.astype(x.dtype)
             return mean, (mean, dist.cov.astype(x.dtype))
 
@@ -76,7 +76,9 @@ def regressed(
             dist, carry = student.apply(variables, obs, carry)
             return carry, (dist.mean.astype(path.us.dtype), dist.cov.astype(path.us.dtype))
 
-        return jax.lax.scan(act, student.initial_carry(), observations(env, key, path.xs, path.us))[1]
+        seen = observations(env, key, path.xs, path.us)
+        carry = student.initial_carry(jax.tree.map(lambda leaf: leaf[0], seen))
+        return jax.lax.scan(act, carry, seen)[1]
 
     def run(variables: PyTree, paths: Trajectory, weight: Float[Array, " N"]) -> LinearGaussian:
         ref = paths.xs[jnp.argmax(weight), 0]

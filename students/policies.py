@@ -250,7 +250,10 @@ def _student(
         params, moments = variables
         return params, merge(moments, jax.vmap(lambda one: vector(one, dtype, pixels=not sees))(obs), weight)
 
-    return Student(init, network.initial_carry, apply, apply_sequence, observe_statistics, unroll)
+    def initial_carry(obs: PyTree) -> PyTree:
+        return network.initial_carry()
+
+    return Student(init, initial_carry, apply, apply_sequence, observe_statistics, unroll)
 
 
 def _recurrent(

@@ -7,7 +7,7 @@ import numpy as np
 from gps.episodes import MIXTURE
 from gps.gaussian import Gaussian
 from gps.plant import plant
-from gps.types import Action, Observer, Student, Teacher
+from gps.types import Action, Observer, Student, Teacher, Unroll
 
 # ---------------------------------------------------- a corridor where every part of an episode shows
 
@@ -90,7 +90,9 @@ def recurrent():
     def apply(variables, obs, carry):
         return Gaussian(variables[0] @ see(obs) + carry, 0.3 * jnp.eye(2)), 0.5 * carry + obs["x"]
 
-    return Student(lambda key, obs: (jnp.asarray(WEIGHTS), ()), lambda: jnp.zeros(2), apply, None, None)
+    return Student(
+        lambda key, obs: (jnp.asarray(WEIGHTS), ()), lambda obs: jnp.zeros(2), apply, None, None, Unroll(4, 0)
+    )
 
 
 def noisy_mixture(key, share, action, dist, env):
@@ -193,7 +195,7 @@ def affine(nu=1):
     return Student(
         lambda key, obs: ((0.1 * jax.random.normal(key, (nu, obs.shape[0] + 1), jnp.float32),
                            jnp.zeros(nu, jnp.float32)), ()),
-        tuple, apply, None, lambda variables, obs, weight: variables,
+        lambda obs: (), apply, None, lambda variables, obs, weight: variables,
     )  # fmt: skip
 
 
@@ -206,7 +208,7 @@ def constant():
 
     return Student(
         lambda key, obs: ((jnp.zeros(1), jnp.zeros(())), ()),
-        tuple, apply, None, lambda variables, obs, weight: variables,
+        lambda obs: (), apply, None, lambda variables, obs, weight: variables,
     )  # fmt: skip
 
 

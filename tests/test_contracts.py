@@ -104,9 +104,9 @@ def test_a_student_is_pure_and_its_key_matters(name):
     variables = made.init(KEY, obs)
     bits = copy(variables)
     assert same(variables, made.init(KEY, obs)) and not same(variables, made.init(OTHER, obs))
-    first = copy(made.apply(variables, obs, made.initial_carry()))
+    first = copy(made.apply(variables, obs, made.initial_carry(obs)))
     seen = made.observe_statistics(variables, sights(), jnp.ones(6))
-    assert same(first, made.apply(variables, obs, made.initial_carry()))
+    assert same(first, made.apply(variables, obs, made.initial_carry(obs)))
     assert same(variables, bits) and not same(seen, variables)
 
 

@@ -54,7 +54,7 @@ def test_the_policy_is_the_formula_of_its_docstring(activation):
             value = np.tanh(value) if activation == "tanh" else np.maximum(value, 0)
     half = np.array([2.0, 0.25])
     expected = np.clip(np.array([1.0, 0.25]) + half * value, LIMITS.low, LIMITS.high)
-    dist, carry = student.apply(variables, one, student.initial_carry())
+    dist, carry = student.apply(variables, one, student.initial_carry(one))
     np.testing.assert_allclose(dist.mean, expected, rtol=1e-10)
     np.testing.assert_allclose(dist.cov, np.diag((half * np.exp(params["log_std"])) ** 2), rtol=1e-10)
     assert carry == ()
@@ -154,7 +154,7 @@ def test_a_sequence_is_its_steps():
     obs = observations(rng, 9)
     student = make(2, (8,), limits=LIMITS)
     variables = randomised(student.init(jax.random.key(0), jax.tree.map(lambda leaf: leaf[0], obs)), 0.1)
-    dist = student.apply_sequence(variables, obs, jnp.arange(9) % 4 == 0, student.initial_carry())
+    dist = student.apply_sequence(variables, obs, jnp.arange(9) % 4 == 0, student.initial_carry(obs))
     for t in range(9):
         one, _ = student.apply(variables, jax.tree.map(lambda leaf, t=t: leaf[t], obs), ())
         np.testing.assert_allclose(dist.mean[t], one.mean, rtol=2e-5, atol=1e-6)

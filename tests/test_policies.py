@@ -12,7 +12,7 @@ from gps import dataset as ds
 from gps.gaussian import Gaussian
 from gps.mixture import Mixture
 from gps.types import Limits, Unroll
-from students import adam, cnn, dave2, fit, gru, lstm, mlp, mse, nll, spatial_softmax
+from students import adam, cnn, dave2, fit, frame_stack, gru, lstm, mlp, mse, nll, spatial_softmax
 from students.inputs import images, vector
 from students.networks import feature_points, seeing
 
@@ -97,7 +97,7 @@ def test_what_they_see_moves_what_they_do(student, size):
     params = jax.tree.map(lambda p: p + 0.1 * jnp.asarray(rng.normal(size=p.shape), p.dtype), params)
 
     def act(obs):
-        return policy.apply((params, moments), obs, policy.initial_carry())[0].mean
+        return policy.apply((params, moments), obs, policy.initial_carry(obs))[0].mean
 
     base = act(obs)
     assert base.shape == (2,)
@@ -111,7 +111,15 @@ def test_dave2_has_the_published_number_of_parameters():
     assert sum(jax.tree.leaves(layers)) == 252_219  # of the net of Bojarski et al., biases and all
 
 
-@pytest.mark.parametrize("make", [gru, lstm])
+def stacked_mlp(nu, size, hidden, dtype):
+    return frame_stack(mlp(nu, hidden, dtype=dtype), 3)
+
+
+def stacked_gru(nu, size, hidden, dtype):
+    return frame_stack(gru(nu, size, hidden, dtype=dtype), 2)
+
+
+@pytest.mark.parametrize("make", [gru, lstm, stacked_mlp, stacked_gru])
 def test_a_sequence_is_its_steps_and_forgets_where_an_episode_begins(make):
     rng = np.random.default_rng(4)
     student = compiled(make(2, size=5, hidden=(4,), dtype=jnp.float64))
@@ -119,16 +127,31 @@ def test_a_sequence_is_its_steps_and_forgets_where_an_episode_begins(make):
     params, moments = student.init(KEY, obs[0])
     variables = (jax.tree.map(lambda p: p + jnp.asarray(rng.normal(size=p.shape)), params), moments)
     first = jnp.asarray([True, False, False, True, False, False, False])
-    means, carry = [], student.initial_carry()
+    means, carry = [], student.initial_carry(obs[0])
     for i in range(7):
-        carry = student.initial_carry() if first[i] else carry
+        carry = student.initial_carry(obs[0]) if first[i] else carry
         dist, carry = student.apply(variables, obs[i], carry)
         means.append(dist.mean)
-    dists = student.apply_sequence(variables, obs, first, student.initial_carry())
+    dists = student.apply_sequence(variables, obs, first, student.initial_carry(obs[0]))
     np.testing.assert_allclose(dists.mean, np.stack(means), rtol=1e-9)
-    other = student.apply_sequence(variables, obs.at[0].add(5.0), first, student.initial_carry())
+    other = student.apply_sequence(variables, obs.at[0].add(5.0), first, student.initial_carry(obs[0]))
     assert not np.allclose(other.mean[2], dists.mean[2]), "it remembers"
     np.testing.assert_array_equal(other.mean[3:], dists.mean[3:])
+
+
+def test_a_stack_is_what_a_history_shows():
+    rng = np.random.default_rng(5)
+    frames = [picture(rng, 9, 8, 3) for _ in range(4)]
+    seeing = cnn(2, TINY)
+    student = compiled(frame_stack(seeing, 3))
+    variables = student.init(KEY, frames[0])
+    params = jax.tree.map(lambda p: p + 0.1 * jnp.asarray(rng.normal(size=p.shape), p.dtype), variables[0])
+    carry = student.initial_carry(frames[0])
+    for i in range(4):
+        dist, carry = student.apply((params, variables[1]), frames[i], carry)
+        shown = jnp.stack([frames[max(i - k, 0)] for k in (2, 1, 0)])
+        expected, _ = compiled(seeing).apply((params, variables[1]), shown, ())
+        np.testing.assert_array_equal(dist.mean, expected.mean)
 
 
 # ------------------------------------------------------------------------------------ mixtures
@@ -195,7 +218,7 @@ def test_a_mixture_learns_a_teacher_that_does_one_thing_or_the_other():
     # without memory, but with the same head
     blind = compiled(student)
     state, info = learnt(student, data, nll())
-    dists = jax.vmap(lambda o: blind.apply(state.variables, o, blind.initial_carry())[0])(obs)
+    dists = jax.vmap(lambda o: blind.apply(state.variables, o, blind.initial_carry(o))[0])(obs)
     modes = np.abs(np.asarray(jax.vmap(Mixture.mode)(dists)))
     assert np.all(np.abs(modes - 0.8) < 0.1), "never in between"
     assert float(info["loss"]) < 0
@@ -246,12 +269,13 @@ def test_the_loss_is_taken_behind_the_burn_in_and_after_a_beginning():
     params, statistics = state.variables[0], fitted.variables[1]
     losses = []
     for start in range(8):
-        order, error, known, carry = [(start + k) % 8 for k in range(8)], [], False, student.initial_carry()
+        order, carry = [(start + k) % 8 for k in range(8)], student.initial_carry(one)
+        error, known = [], False
         for k, slot in enumerate(order):
             gap = k > 0 and int(data.t[slot]) != int(data.t[order[k - 1]]) + 1
             begins = bool(data.first[slot]) or gap
             known |= begins
-            carry = student.initial_carry() if begins else carry
+            carry = student.initial_carry(one) if begins else carry
             seen = jax.tree.map(lambda leaf, slot=slot: leaf[slot], data.obs)
             dist, carry = student.apply((params, statistics), seen, carry)
             if known or k >= 3:
@@ -266,6 +290,8 @@ def test_the_loss_is_taken_behind_the_burn_in_and_after_a_beginning():
     [
         (lambda: gru(1, unroll=Unroll(4, 4)), "a window of 4 steps cannot begin with 4"),
         (lambda: gru(1, unroll=Unroll(1, 0)), "length >= 2"),
+        (lambda: frame_stack(mlp(1), 0), "at least 1, got 0"),
+        (lambda: frame_stack(mlp(1), 4, length=3), "windows of 3 steps begin with 3"),
         (lambda: cnn(1, memory="rnn"), "memory must be"),
         (lambda: cnn(1, size=0), "size and components"),
         (lambda: cnn(1, components=2, covariance="labels"), "its own spreads"),

@@ -72,7 +72,7 @@ def student(nu, limits, hidden: tuple[int, ...] = (4,)):
         return Gaussian(variables[0] @ obs, jnp.eye(nu)), carry
 
     return Student(
-        lambda key, obs: (jax.random.normal(key, (nu, obs.shape[0])), ()), tuple, apply,
+        lambda key, obs: (jax.random.normal(key, (nu, obs.shape[0])), ()), lambda obs: (), apply,
         lambda variables, obs, first, carry: jax.vmap(lambda o: apply(variables, o, carry)[0])(obs),
         lambda variables, obs, weight: variables,
     )  # fmt: skip

@@ -70,7 +70,7 @@ def coaching(
         raise ValueError(f"price must be at least 0 and finite, got {price}")
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must be in [0, 1], got {beta}")
-    if jax.tree.leaves((student.initial_carry(), env.observer.init(jax.random.key(0)))):
+    if student.unroll is not None or jax.tree.leaves(env.observer.init(jax.random.key(0))):
         raise ValueError(
             "coaching asks the student about planned states: neither it nor what it sees may have a memory, "
             "take a student without one and an env without history, delay or differences"
@@ -83,7 +83,7 @@ def coaching(
 
         def follow(x: Array, u: Array) -> Array:
             obs, _ = bound.observer.observe(jax.random.key(0), (), x, bound.sense(x, u), jnp.zeros_like(u))
-            return student.apply(state.fit.variables, obs, student.initial_carry())[0].mode()
+            return student.apply(state.fit.variables, obs, student.initial_carry(obs))[0].mode()
 
         return _coached(bound, follow, now)
 

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from envs.camera import Camera
 from envs.mujoco import Engine, engine
 from gps.rollout import clip_control, closed_loop, trajectory_costs
-from gps.types import Cost, Env, FinalCost, Limits, LinearGaussian, Mirror, Observer, Trajectory
+from gps.types import Cost, Env, FinalCost, Limits, LinearGaussian, Mirror, Observer, Trajectory, View
 
 __all__ = ["Backend", "Task", "from_engine", "from_mjcf", "load_model", "sensor_slices", "simulator"]
 
@@ -45,6 +45,8 @@ class Task(NamedTuple):
     """The model that planners use instead."""
     mirror: Mirror | None = None
     """A symmetry of the task, in terms of what `observe` returns."""
+    views: tuple[View, ...] = ()
+    """Looks at a state that students may learn from, see `gps.types.Env`."""
 
 
 def from_mjcf(
@@ -181,6 +183,7 @@ def from_engine(
             planning=task.planning,
             metrics=task.metrics,
             mirror=task.mirror,
+            views=task.views,
         )
 
     env = bind(default_context)

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from gps.episodes import Steps
+from gps.rollout import clip_control
 from gps.types import Dataset, Env
 
-__all__ = ["as_dataset", "example_row"]
+__all__ = ["as_dataset", "example_row", "looked_at"]
 
 
 def as_dataset(steps: Steps, weight: Float[Array, "T W"] | None = None) -> Dataset:
@@ -43,6 +44,27 @@ def as_dataset(steps: Steps, weight: Float[Array, "T W"] | None = None) -> Datas
     )
     flat = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), rows)
     return flat._replace(next_slot=jnp.int32(0))
+
+
+def looked_at(key: Key[Array, ""], env: Env, rows: Dataset) -> Dataset:
+    """The same states through each of `Env.views`, with the label of each: [views · N, …], one after another.
+
+    A state is bound to its context anew (`Dataset.key`), its sensors are read at zero control.
+    """
+
+    def through(view: int) -> Dataset:
+        def one(key: Array, row: Dataset) -> Dataset:
+            bound = env.bind(env.sample_context(row.key))
+            look = bound.views[view]
+            obs = look.observe(key, row.x, bound.sense(row.x, jnp.zeros_like(row.action)))
+            return row._replace(obs=obs, mean=clip_control(look.relabel(key, row.x, row.mean), env.limits))
+
+        keys = jax.random.split(jax.random.fold_in(key, view), rows.t.shape[0])
+        return jax.vmap(one)(keys, rows._replace(next_slot=rows.t))
+
+    seen = [through(view) for view in range(len(env.views))]
+    joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *seen)
+    return joined._replace(next_slot=rows.next_slot)
 
 
 def example_row(env: Env, key: Key[Array, ""]) -> Dataset:

@@ -43,6 +43,7 @@ __all__ = [
     "Teacher",
     "Trajectory",
     "Unroll",
+    "View",
 ]
 
 
@@ -146,6 +147,18 @@ class Mirror(NamedTuple):
     """An orthogonal matrix: u → control @ u."""
 
 
+class View(NamedTuple):
+    """Another look at a state, such as from a side camera, and the label that belongs to what is seen.
+
+    Both draw what they leave to chance from the same key.
+    """
+
+    observe: Callable[..., PyTree]
+    """(key, x, y) → an observation like the student's own."""
+    relabel: Callable[..., Float[Array, " nu"]]
+    """(key, x, u) → what to do about it, where the teacher does `u` in x."""
+
+
 class Env(NamedTuple):
     """A task: dynamics, costs, what may be observed, and the context that varies per episode.
 
@@ -203,6 +216,8 @@ class Env(NamedTuple):
     """(x, u) → named figures of merit of one step, averaged over episodes by `gps.evaluate`."""
     mirror: Mirror | None = None
     """A symmetry that students may learn from."""
+    views: tuple[View, ...] = ()
+    """The looks at a demonstrated state that students may learn from, their own among them."""
     nv: int | None = None
     """Degrees of freedom: δx begins with nv positions and their nv velocities. None: who knows."""
     conditions: PyTree = None

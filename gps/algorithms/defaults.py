@@ -29,6 +29,7 @@ ENVS = (
     "blind_peg",
     "swimmer",
     "fork",
+    "lane_drive",
 )
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, Key, PyTree
 from gps import dataset as data
 from gps.episodes import TEACHER, Drive, Steps, episodes
 from gps.evaluate import disagreement, evaluate
-from gps.labels import as_dataset, example_row
+from gps.labels import as_dataset, example_row, looked_at
 from gps.placement import cpu_jit, student_jit
 from gps.types import Algorithm, Dataset, Env, Student, Teacher
 from students.augment import reflect
@@ -72,20 +72,25 @@ def imitation(
     *,
     loss: LossName = "kl",
     window: int | None = None,
+    views: bool = False,
     coached: Callable[[ImitationState, Env], Env] = lambda state, bound: bound,
 ) -> Algorithm:
     """Dataset aggregation: `drive` acts with `settings`(state), the teacher labels every state met.
 
     The student minimises `loss` over the labels of the last `window` iterations (None: of all). `coached`
-    makes the env in which the teacher plans from the bound one. All randomness of an iteration comes from
+    makes the env in which the teacher plans from the bound one. With `views` every state is looked at through
+    each of `Env.views`, and the student learns from these. All randomness of an iteration comes from
     its key.
 
     Raises:
-        ValueError: a budget that cannot be spent, a window without iterations, or no such loss.
+        ValueError: a budget that cannot be spent, a window without iterations, no such loss, or no views.
     """
     _check(budget)
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
+    if views and not env.views:
+        raise ValueError(f"{env.name} has no other views (Env.views) to learn from: take bc")
+    looks = len(env.views) if views else 1
     optimizer = adam(budget.learning_rate, updates=budget.iterations * budget.updates)
     augment = None if env.mirror is None else reflect(env.mirror)
     size, updates = budget.batch_size, budget.updates
@@ -98,7 +103,7 @@ def imitation(
         row_key, student_key, fit_key = jax.random.split(key, 3)
         row = example_row(env, row_key)
         fitted = fitter.init(fit_key, student.init(student_key, row.obs))
-        capacity = (window or budget.iterations) * budget.num_worlds * budget.num_steps
+        capacity = (window or budget.iterations) * budget.num_worlds * budget.num_steps * looks
         dataset = data.empty(capacity, row)
         zero = jnp.int32(0)
         return ImitationState(fitted, dataset, zero, {name: zero for name in COUNTED})
@@ -109,9 +114,12 @@ def imitation(
             return make_teacher(coached(state, bound))
 
         collect = episodes(env, drive, budget.num_steps, make_teacher=teacher, student=student)
-        worlds = jax.random.split(key, budget.num_worlds)
+        view_key, worlds = jax.random.fold_in(key, 1), jax.random.split(key, budget.num_worlds)
         steps = collect(worlds, state.fit.variables, settings(state))
-        return data.add(state.dataset, as_dataset(steps)), _summary(steps)
+        rows = as_dataset(steps)
+        info = _summary(steps)
+        info["samples"] *= looks
+        return data.add(state.dataset, looked_at(view_key, env, rows) if views else rows), info
 
     def step(key: Key[Array, ""], state: ImitationState) -> tuple[ImitationState, dict[str, Any]]:
         collect_key, fit_key = jax.random.split(key)

@@ -49,7 +49,7 @@ class Task(NamedTuple):
     """None: curves of states and controls are drawn."""
 
 
-ALGORITHM_NAMES = ("bc", "dagger", "plato", "coaching", "mdgps", "pigps", "badmm", "traj_opt")
+ALGORITHM_NAMES = ("bc", "dagger", "plato", "coaching", "side_cameras", "mdgps", "pigps", "badmm", "traj_opt")
 ALGORITHMS = {name: f"gps.algorithms.{name}:{name}" for name in ALGORITHM_NAMES}
 
 TEACHERS = {
@@ -70,6 +70,7 @@ DRAWINGS = {
     "reacher": "envs.sticks:reacher",
     "obstacle": "envs.sticks:obstacle",
     "fork": "envs.sticks:fork",
+    "lane_drive": "envs.sights:sights",
     "peg": "envs.sticks:peg",
     "blind_peg": "envs.sticks:peg",
     "swimmer": "envs.sticks:swimmer",

@@ -1,0 +1,69 @@
+"""What a student sees, as a film: every image of its observation, for any task with cameras."""
+
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from gps import plots
+from gps.placement import cpu_jit
+from gps.types import Env
+from gps.video import Clip, Drawing, Frame
+
+__all__ = ["sights"]
+
+COLOURS = ("#1c5fb0", "#c2255c", "#7048e8", "#0b7285")
+"""One per driver."""
+WIDE = 4.2
+"""Inches per driver."""
+
+
+def frames(env: Env, clip: Clip, titles: Sequence[str], steps: Sequence[int]) -> Iterator[Frame]:
+    """For each driver its images on top of each other; they stand still when its episode is over."""
+    at = np.minimum(np.asarray(steps)[:, None], clip.lasted[None] - 1)  # [frames, n]
+    shown = _seen(env, clip, clip.xs[np.arange(len(titles)), at])
+    tall = sum(image.shape[2] / image.shape[3] for image in shown)
+    figure = plots.blank(WIDE * len(titles), WIDE * tall + 0.4)
+    axes = figure.subplots(len(shown), len(titles), squeeze=False)
+    figure.subplots_adjust(0.005, 0.005, 0.995, 1 - 0.4 / (WIDE * tall + 0.4), 0.02, 0.02)
+    drawn = [[] for _ in titles]
+    for row, image in zip(axes, shown, strict=True):
+        for i, ax in enumerate(row):
+            ax.set(xticks=[], yticks=[])
+            drawn[i].append(ax.imshow(image[0, i], interpolation="nearest"))
+    for ax, title, colour in zip(axes[0], titles, COLOURS * len(titles), strict=False):
+        ax.set_title(title, color=colour, weight="bold", fontsize=12, pad=4)
+    for k in range(len(steps)):
+        for i, pictures in enumerate(drawn):
+            for picture, image in zip(pictures, shown, strict=True):
+                picture.set_data(image[k, i])
+        yield plots.pixels(figure)
+
+
+sights = Drawing(frames)
+"""The student's images, side by side for every driver."""
+
+
+def _seen(env: Env, clip: Clip, xs: np.ndarray) -> list[np.ndarray]:
+    """The images at states [frames, n], each [frames, n, height, width, 3], uint8."""
+
+    def look(context: PyTree, x: Array) -> list[Array]:
+        bound, key, rest = env.bind(context), jax.random.key(0), jnp.zeros(env.nu, x.dtype)
+        obs, _ = bound.observer.observe(key, bound.observer.init(key), x, bound.sense(x, rest), rest)
+        return [leaf.reshape(-1, *leaf.shape[-3:])[-1] for leaf in jax.tree.leaves(obs) if leaf.ndim >= 3]
+
+    found = cpu_jit(jax.vmap(jax.vmap(look), (None, 0)))(clip.context, jnp.asarray(xs))
+    if not found:
+        raise ValueError(f"{env.name}: there is no image in what the student sees, choose another drawing")
+    return [_colours(np.asarray(image)) for image in found]
+
+
+def _colours(image: np.ndarray) -> np.ndarray:
+    """Colours as they are; other numbers from black, the least, to white, the largest."""
+    if image.dtype == np.uint8:
+        return image if image.shape[-1] == 3 else np.repeat(image[..., :1], 3, axis=-1)
+    low, high = float(image.min()), float(image.max())
+    grey = (255 * (image[..., :1] - low) / max(high - low, 1e-9)).astype(np.uint8)
+    return np.repeat(grey, 3, axis=-1)

@@ -78,9 +78,9 @@ def lane_drive(height: int = 36, width: int = 72, wind: float = 0.01, horizon: i
         width: of the student's images, pixels.
         horizon: control steps of .1 s in an episode.
     """
-    sim = engine(_model(), SUBSTEPS)
+    sim = engine(_model(), SUBSTEPS, eps=1e-5, centered=True)
     looks = {name: sim.camera(Camera(name, height, width)) for name in CAMERAS}
-    plan = engine(_planning_model(), PLAN_SUBSTEPS, sensors=False, inputs=True)
+    plan = engine(_planning_model(), PLAN_SUBSTEPS, sensors=False, inputs=True, eps=1e-4)
 
     def define(drive: Drive, planning: bool) -> Task:
         def away(x: Array) -> Float[Array, " 2"]:

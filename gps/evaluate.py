@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from gps.episodes import Steps, episodes, student_drives, teacher_drives
 from gps.types import Action, Env, Gaussian, Student, Teacher
 
-__all__ = ["Drift", "Scores", "disagreement", "drift", "evaluate", "growth", "score"]
+__all__ = ["Drift", "Scores", "autonomy", "disagreement", "drift", "evaluate", "growth", "score"]
 
 
 class Scores(NamedTuple):
@@ -126,6 +127,11 @@ def disagreement(steps: Steps) -> Float[Array, "T W"]:
     gap = steps.student_mean - steps.action.dist.mean
     quadratic = 0.5 * jnp.einsum("twi,twij,twj->tw", gap, steps.action.Quu, gap)
     return jnp.where(steps.action.status == 0, quadratic, jnp.zeros_like(quadratic))
+
+
+def autonomy(interventions: ArrayLike, seconds: float) -> Float[Array, "..."]:
+    """(1 − 6 s · interventions / elapsed) · 100, %: the time without a driver (Bojarski et al. 2016)."""
+    return 100 * (1 - 6 * jnp.asarray(interventions) / seconds)
 
 
 def growth(cost: Float[Array, " T"], skip: int = 0) -> Float[Array, ""]:

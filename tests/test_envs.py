@@ -266,6 +266,7 @@ REACHED = {
     "blind_peg": "costs",
     "obstacle": "first",
     "swimmer": "first",
+    "lane_drive": "costs, first",
     "fork": "",  # one of two things, and not seen from everywhere: see tests/test_fork.py
 }
 """What the context makes a difference to; elsewhere to the observation."""

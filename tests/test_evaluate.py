@@ -10,7 +10,7 @@ import small_tasks as tasks
 from small_tasks import HORIZON, plain
 
 from gps.episodes import episodes, student_drives, teacher_drives
-from gps.evaluate import disagreement, drift, evaluate, growth, score
+from gps.evaluate import autonomy, disagreement, drift, evaluate, growth, score
 
 ENV, STUDENT = tasks.corridor(), tasks.recurrent()
 VARIABLES = (jnp.asarray(tasks.WEIGHTS), ())
@@ -96,3 +96,9 @@ def test_errors_say_what_is_wrong():
     (steps, _), _ = both()
     with pytest.raises(ValueError, match="takes two"):
         disagreement(steps._replace(action=None))
+
+
+def test_autonomy_is_ten_interventions_in_ten_minutes_make_ninety():
+    """The example of Bojarski et al. 2016, section 6."""
+    assert float(autonomy(10, 600.0)) == pytest.approx(90.0)
+    np.testing.assert_allclose(autonomy(np.array([0, 5]), 60.0), [100, 50])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 from scipy.stats import bootstrap
@@ -17,20 +18,21 @@ from scipy.stats import bootstrap
 import students
 import teachers
 from benchmarks.harness import Row, kept, main
-from envs import fork, lane_drive
+from envs import forest_trail, fork, lane_drive
 from gps.algorithms.bc import bc
 from gps.algorithms.dagger import dagger
 from gps.algorithms.plato import plato
 from gps.algorithms.side_cameras import side_cameras
 from gps.episodes import episodes, student_drives
 from gps.evaluate import autonomy, evaluate
+from gps.labels import as_dataset, looked_at
 from gps.placement import cpu_jit
 from gps.types import Algorithm, Env, Student
 
 SEEDS = (0, 1, 2)
 
-Judge = Callable[[Env, Student, Array, PyTree, bool], Float[np.ndarray, " worlds"]]
-"""(env, student, key, variables, fast) → a score for each unseen world."""
+Judge = Callable[[Env, Student, Array, PyTree, bool], dict[str, Float[np.ndarray, " worlds"]]]
+"""(env, student, key, variables, fast) → scores for each unseen world, by their names."""
 
 
 class Course(NamedTuple):
@@ -39,8 +41,8 @@ class Course(NamedTuple):
     algorithm: Callable[..., Algorithm]
     """(env, make_teacher, student, **budget) → Algorithm."""
     student: Callable[..., Student]
-    target: str | None = None
-    """Of the mean score."""
+    targets: tuple[str | None, ...]
+    """Of the mean of each score."""
     looks: int = 1
     """How many frames it makes of each state: it then gets as many states less."""
 
@@ -54,25 +56,47 @@ class Lessons(NamedTuple):
     budget: dict[str, int]
     """Of every course, in frames."""
     judge: Judge
-    score: tuple[str, str]
-    """What the judge measures, and its unit."""
+    units: dict[str, str]
+    """What the judge measures, and its units."""
     gap: tuple[str, str, str] | None = None
-    """(a better course, a worse one, target of the difference)."""
+    """(a better course, a worse one, target of the difference in the first score)."""
 
 
-def survival(env: Env, student: Student, key: Array, variables: PyTree, fast: bool) -> np.ndarray:
+def survival(env: Env, student: Student, key: Array, variables: PyTree, fast: bool) -> dict[str, np.ndarray]:
     """1 in each of 200 worlds in which the student does not fail, else 0."""
     keys = jax.random.split(key, 4 if fast else 200)
     scores, _ = cpu_jit(evaluate(env, student=student))(keys, variables)
-    return np.asarray(scores.survived)
+    return {"success": np.asarray(scores.survived)}
 
 
-def driving(env: Env, student: Student, key: Array, variables: PyTree, fast: bool) -> np.ndarray:
+def driving(env: Env, student: Student, key: Array, variables: PyTree, fast: bool) -> dict[str, np.ndarray]:
     """Autonomy, %, in a minute on each of 30 roads; after an intervention it goes on on another road."""
     keys, steps = jax.random.split(key, 2 if fast else 30), 20 if fast else 600
     run = cpu_jit(episodes(env, student_drives, steps, student=student, spares=12))
     interventions = np.asarray(run(keys, variables, ()).failed).sum(axis=0)
-    return np.asarray(autonomy(interventions, steps * env.dt))
+    return {"autonomy": np.asarray(autonomy(interventions, steps * env.dt))}
+
+
+def hiking(env: Env, student: Student, key: Array, variables: PyTree, fast: bool) -> dict[str, np.ndarray]:
+    """On each of 30 trails: metres flown until it is left, and classes told right as a hiker walks it."""
+    keys, walk = jax.random.split(key, 2 if fast else 30), 10 if fast else 200
+    _, flown = cpu_jit(evaluate(env, student=student, num_steps=20 if fast else None))(keys, variables)
+    way = np.asarray(flown.metrics["speed"]) * np.asarray(flown.alive) * env.dt
+    teacher = partial(teachers.mpc, **forest_trail.TEACHER)
+
+    @cpu_jit
+    def classify(keys: Array, variables: PyTree) -> Array:
+        _, walked = evaluate(env, make_teacher=teacher, num_steps=walk)(keys)
+        seen = looked_at(key, env, as_dataset(walked))
+
+        def right(obs: PyTree, called: Array) -> Array:
+            choice: Any = student.apply(variables, obs, ())[0]
+            return jnp.all(choice.controls[jnp.argmax(choice.logits)] == called.astype(choice.controls.dtype))
+
+        return jax.vmap(right)(seen.obs, seen.mean).reshape(len(env.views), keys.shape[0], walk)
+
+    told = np.asarray(classify(keys, variables))
+    return {"flight": way.sum(axis=0), "accuracy": 100 * told.mean(axis=(0, 2))}
 
 
 MSE = {"loss": "mse"}
@@ -81,26 +105,41 @@ LESSONS = {
         env=fork.fork,
         teacher=fork.TEACHER,
         courses={
-            "cnn, memoryless": Course(partial(dagger, **MSE), students.cnn, "<= 0.6"),
-            "cnn + gru": Course(partial(dagger, **MSE), partial(students.cnn, **fork.STUDENT), ">= 0.95"),
+            "cnn, memoryless": Course(partial(dagger, **MSE), students.cnn, ("<= 0.6",)),
+            "cnn + gru": Course(partial(dagger, **MSE), partial(students.cnn, **fork.STUDENT), (">= 0.95",)),
         },
         budget={"iterations": 8, "num_worlds": 16, "num_steps": 110, "updates": 600, "batch_size": 512},
         judge=survival,
-        score=("success", "share"),
+        units={"success": "share"},
     ),
     "lane_drive": Lessons(
         env=lane_drive.lane_drive,
         teacher=lane_drive.TEACHER,
         courses={
-            "BC, centre camera": Course(partial(bc, **MSE), students.cnn),
-            "BC, three cameras": Course(partial(side_cameras, **MSE), students.cnn, ">= 95", looks=3),
-            "DAgger": Course(partial(dagger, **MSE), students.cnn, ">= 98"),
-            "PLATO": Course(plato, students.cnn, ">= 98"),
+            "BC, centre camera": Course(partial(bc, **MSE), students.cnn, (None,)),
+            "BC, three cameras": Course(partial(side_cameras, **MSE), students.cnn, (">= 95",), looks=3),
+            "DAgger": Course(partial(dagger, **MSE), students.cnn, (">= 98",)),
+            "PLATO": Course(plato, students.cnn, (">= 98",)),
         },
         budget={"iterations": 6, "num_worlds": 8, "num_steps": 150, "updates": 600, "batch_size": 256},
         judge=driving,
-        score=("autonomy", "%"),
+        units={"autonomy": "%"},
         gap=("BC, three cameras", "BC, centre camera", ">= 10"),
+    ),
+    "forest_trail": Lessons(
+        env=partial(forest_trail.forest_trail, horizon=2400),
+        teacher=forest_trail.TEACHER,
+        courses={
+            "three cameras": Course(
+                partial(side_cameras, loss="nll"),
+                partial(students.classifier, **forest_trail.STUDENT),
+                (">= 200", ">= 90"),
+                looks=3,
+            ),
+        },
+        budget={"iterations": 4, "num_worlds": 16, "num_steps": 150, "updates": 400, "batch_size": 256},
+        judge=hiking,
+        units={"flight": "m", "accuracy": "%"},
     ),
 }
 
@@ -124,7 +163,7 @@ def outcome(task: str, name: str, seed: int, fast: bool) -> dict[str, Any]:
             state, _ = algorithm.step(jax.random.fold_in(run_key, i), state)
         scores = lessons.judge(env, student, judge_key, algorithm.policy(state), fast)
         return {
-            "scores": [float(score) for score in scores],
+            "scores": {name: [float(score) for score in found] for name, found in scores.items()},
             "frames": int(state.totals["samples"]),
             "updates": int(state.totals["gradient_updates"]),
         }
@@ -135,37 +174,40 @@ def outcome(task: str, name: str, seed: int, fast: bool) -> dict[str, Any]:
 def case(task: str) -> Callable[[bool], list[Row]]:
     """Rows of one task."""
     lessons = LESSONS[task]
-    score, unit = lessons.score
 
     def rows(fast: bool) -> list[Row]:
         found, known = [], {}
         for name, course in lessons.courses.items():
             runs = [outcome(task, name, seed, fast) for seed in (SEEDS[:1] if fast else SEEDS)]
-            scores = np.array([run["scores"] for run in runs])
-            low, high = _interval(scores.ravel())
-            known[name] = float(scores.mean()), low, high
+            for (score, unit), target in zip(lessons.units.items(), course.targets, strict=True):
+                scores = np.array([run["scores"][score] for run in runs])
+                mean, (low, high) = float(scores.mean()), _interval(scores.ravel())
+                known[name, score] = mean, low, high
+                found += [
+                    Row(f"{name}: {score}, mean", mean, unit, None if fast else target),
+                    Row(f"{name}: {score}, worst seed", float(scores.mean(axis=1).min()), unit),
+                    Row(f"{name}: {score}, 95 % interval from", low, unit),
+                    Row(f"{name}: {score}, 95 % interval to", high, unit),
+                ]
             found += [
-                Row(f"{name}: {score}, mean", known[name][0], unit, None if fast else course.target),
-                Row(f"{name}: {score}, worst seed", float(scores.mean(axis=1).min()), unit),
-                Row(f"{name}: {score}, 95 % interval from", low, unit),
-                Row(f"{name}: {score}, 95 % interval to", high, unit),
                 Row(f"{name}: frames per seed", float(runs[0]["frames"]), "1"),
                 Row(f"{name}: updates per seed", float(runs[0]["updates"]), "1"),
             ]
-        if lessons.gap is not None and not fast:
-            better, worse, target = lessons.gap
-            found += [
-                Row(f"{better} less {worse}: {score}", known[better][0] - known[worse][0], unit, target),
-                Row(
-                    f"{better} less {worse}: between the intervals",
-                    known[better][1] - known[worse][2],
-                    unit,
-                    "> 0",
-                ),
-            ]
-        return found
+        return found if lessons.gap is None or fast else found + _gap(lessons, known)
 
     return rows
+
+
+def _gap(lessons: Lessons, known: dict[tuple[str, str], tuple[float, float, float]]) -> list[Row]:
+    """How much better the one course is than the other, and whether their intervals are apart."""
+    assert lessons.gap is not None
+    score, unit = next(iter(lessons.units.items()))
+    better, worse, target = lessons.gap
+    (high_mean, above, _), (low_mean, _, below) = known[better, score], known[worse, score]
+    return [
+        Row(f"{better} less {worse}: {score}", high_mean - low_mean, unit, target),
+        Row(f"{better} less {worse}: between the intervals", above - below, unit, "> 0"),
+    ]
 
 
 def _interval(scores: np.ndarray) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from envs.mjcf import Backend, Task, from_engine, load_model, simulator
 from envs.observations import differences
 from gps.costs import quadratic, residual_cost
-from gps.types import Env, Mirror
+from gps.types import Env, Mirror, ResidualCost
 
 TEACHER = {"horizon": 40, "initial_iterations": 30}
 """Settings of `teachers.mpc` that solve the task, and of the student that learns it."""
@@ -41,20 +41,32 @@ def cartpole(history: int = 4, horizon: int = 150, backend: Backend = "c") -> En
         horizon: control steps of .04 s in an episode.
         backend: who computes the physics.
     """
-    sizes, norms = (2, 1, 1, 1, 1), (quadratic,) * 5
-    stage = residual_cost(lambda x, u, y, t: jnp.concatenate([_posture(x), u]), WEIGHTS, norms, sizes)
-    final = residual_cost(lambda x, y: _posture(x), FINAL, norms[:4], sizes[:4])
+    stage, final = swing_cost()
     task = Task(
         cost=stage,
         final_cost=final,
         init=start,
         observe=lambda x, y: jnp.stack([x[0], jnp.cos(x[1]), jnp.sin(x[1])]),
-        failed=lambda x, y: jnp.abs(x[0]) > RAIL,
+        failed=off_the_rail,
         metrics=lambda x, u: {"upright": upright(x)},
         mirror=LEFT_IS_RIGHT,
     )
     sim = simulator(backend)(load_model(ASSET), substeps=SUBSTEPS)
     return differences(from_engine(sim, lambda context: task, horizon=horizon, name="cartpole"), history)
+
+
+def swing_cost() -> tuple[ResidualCost, ResidualCost]:
+    """Squares of posture and force, and of the last posture."""
+    sizes, norms = (2, 1, 1, 1, 1), (quadratic,) * 5
+    return (
+        residual_cost(lambda x, u, y, t: jnp.concatenate([_posture(x), u]), WEIGHTS, norms, sizes),
+        residual_cost(lambda x, y: _posture(x), FINAL, norms[:4], sizes[:4]),
+    )
+
+
+def off_the_rail(x: Float[Array, " 4"], y: Array) -> Array:
+    """The cart left the rail."""
+    return jnp.abs(x[0]) > RAIL
 
 
 def start(key: Array) -> Float[Array, " 4"]:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 from envs.camera import Camera
 from envs.mjcf import Task, from_engine
 from envs.mujoco import engine
-from envs.road import Winding, bend, nearest, sample_phases
+from envs.road import Winding, bend, nearest, paved, planted, sample_phases
 from gps.costs import quadratic, residual_cost
 from gps.types import Env, View
 
@@ -188,26 +188,10 @@ def recovery(offset: Array, heading: Array, length: float) -> Array:
 
 def scenery(phases: Float[Array, " k"], x: Float[Array, " 14"]) -> tuple[Array, Array]:
     """(positions, quaternions) of the tiles and bushes around the car, which stand still as it drives by."""
-    first = jnp.floor(x[X] / TILE)
-
-    def tile(i: Array) -> tuple[Array, Array]:
-        at = (first + i + 0.5) * TILE
-        road = bend(WINDING, phases, at)
-        half = road.heading / 2
-        zero = jnp.zeros_like(half)
-        return jnp.stack([at, road.y, zero]), jnp.stack([jnp.cos(half), zero, zero, jnp.sin(half)])
-
-    def bush(i: Array) -> tuple[Array, Array]:
-        number = jnp.floor(first / 2) + i
-        at = 2 * number * TILE
-        chance = jnp.mod(jnp.sin(number * 12.9898 + phases[0].astype(x.dtype)) * 437.585453, 1.0)
-        side = jnp.where(chance < 0.5, -1, 1) * (3.5 + 8 * jnp.abs(2 * chance - 1))
-        place = jnp.stack([at, bend(WINDING, phases, at).y + side, jnp.zeros_like(at)])
-        return place, jnp.array([1.0, 0, 0, 0], x.dtype)
-
-    tiles = jax.vmap(tile)(jnp.arange(TILES, dtype=x.dtype) - 1)
-    bushes = jax.vmap(bush)(jnp.arange(BUSHES, dtype=x.dtype))
-    return jnp.concatenate([tiles[0], bushes[0]]), jnp.concatenate([tiles[1], bushes[1]])
+    tiles, turns = paved(WINDING, phases, x[X], TILE, TILES)
+    bushes = planted(WINDING, phases, x[X], 2 * TILE, BUSHES, (3.5, 11.5))
+    upright = jnp.broadcast_to(jnp.array([1.0, 0, 0, 0], x.dtype)[None], (BUSHES, 4))
+    return jnp.concatenate([tiles, bushes]), jnp.concatenate([turns, upright])
 
 
 def _model() -> mujoco.MjModel:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["Road", "Winding", "bend", "nearest", "sample_phases"]
+__all__ = ["Road", "Winding", "bend", "nearest", "paved", "planted", "sample_phases"]
 
 
 class Winding(NamedTuple):
@@ -53,6 +53,47 @@ def nearest(winding: Winding, phases: Float[Array, " k"], pos: Float[Array, " 2"
         x = x - (x - pos[0] + away * slope) / (1 + slope**2 + away * second)
     road = bend(winding, phases, x)
     return (pos[1] - road.y) * jnp.cos(road.heading) - (pos[0] - x) * jnp.sin(road.heading), road
+
+
+def paved(
+    winding: Winding, phases: Float[Array, " k"], x: Float[Array, ""], length: float, count: int
+) -> tuple[Float[Array, "n 3"], Float[Array, "n 4"]]:
+    """(positions, quaternions) of pieces of road, `length` m of x each: one behind `x`, the others ahead.
+
+    They stand still: as x moves on, the hindmost becomes the foremost.
+    """
+
+    def piece(i: Array) -> tuple[Array, Array]:
+        at = (jnp.floor(x / length) + i + 0.5) * length
+        road = bend(winding, phases, at)
+        half, zero = road.heading / 2, jnp.zeros_like(at)
+        return jnp.stack([at, road.y, zero]), jnp.stack([jnp.cos(half), zero, zero, jnp.sin(half)])
+
+    return jax.vmap(piece)(jnp.arange(count, dtype=x.dtype) - 1)
+
+
+def planted(
+    winding: Winding,
+    phases: Float[Array, " k"],
+    x: Float[Array, ""],
+    spacing: float,
+    count: int,
+    reach: tuple[float, float],
+) -> Float[Array, "n 3"]:
+    """Places beside the road, one every `spacing` m of x: left or right, near or far (`reach`, m) by chance.
+
+    They stand still, and are the same whenever one comes by.
+    """
+    near, far = reach
+
+    def place(i: Array) -> Array:
+        number = jnp.floor(x / spacing) + i
+        at = number * spacing
+        chance = jnp.mod(jnp.sin(number * 12.9898 + phases[0].astype(x.dtype)) * 437.585453, 1.0)
+        side = jnp.where(chance < 0.5, -1, 1) * (near + (far - near) * jnp.abs(2 * chance - 1))
+        return jnp.stack([at, bend(winding, phases, at).y + side, jnp.zeros_like(at)])
+
+    return jax.vmap(place)(jnp.arange(count, dtype=x.dtype))
 
 
 def _graph(winding: Winding, phases: Array, x: Array) -> tuple[Array, Array, Array]:

@@ -13,6 +13,7 @@ from students.frame_stack import frame_stack
 from students.linearize import linearise
 from students.losses import Loss, kl, label_covariance, mse, nll
 from students.policies import (
+    classifier,
     cnn,
     dave2,
     gru,
@@ -27,6 +28,7 @@ __all__ = [
     "FitState",
     "Loss",
     "adam",
+    "classifier",
     "cnn",
     "dave2",
     "fit",

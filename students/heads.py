@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
+from gps.choice import Choice
 from gps.gaussian import Gaussian
 from gps.mixture import Mixture
 from gps.types import Limits
 
-__all__ = ["Covariance", "Head", "gaussian_head", "mixture_head"]
+__all__ = ["Covariance", "Head", "choice_head", "gaussian_head", "mixture_head"]
 
 LOG_STD_FLOOR = -6.0
 """Keeps a likelihood fitted to a deterministic teacher finite: a standard deviation of 0.25 % of the
@@ -69,6 +70,14 @@ def mixture_head(nu: int, limits: Limits | None, components: int, log_std: float
         return Mixture(jax.nn.log_softmax(logits), means, half[None] * jnp.exp(_floored(log_std + rest[1])))
 
     return Head(components * (1 + 2 * nu), {}, distribution)
+
+
+def choice_head(nu: int, choices: tuple[tuple[float, ...], ...], dtype: Any) -> Head:
+    """A probability for each of `choices`, controls [nu]."""
+    controls = jnp.asarray(choices, dtype)
+    if controls.ndim != 2 or controls.shape[0] < 2 or controls.shape[1] != nu:
+        raise ValueError(f"choices must be at least two controls of {nu} numbers, got shape {controls.shape}")
+    return Head(len(choices), {}, lambda params, raw: Choice(raw, controls))
 
 
 @jax.custom_jvp

@@ -52,7 +52,7 @@ def kl(covariance: bool = True) -> Loss:
     """
 
     def loss(dist: Gaussian, step: Dataset) -> Float[Array, ""]:
-        error = dist.mean - step.mean
+        error = _mean("kl", dist) - step.mean
         regression = 0.5 * error @ (step.precision @ error)
         if not covariance:
             return regression
@@ -65,7 +65,15 @@ def kl(covariance: bool = True) -> Loss:
 
 def mse() -> Loss:
     """Mean over the controls of (μ − m)²: squared units of the control; says nothing about the covariance."""
-    return lambda dist, step: jnp.mean((dist.mean - step.mean) ** 2)
+    return lambda dist, step: jnp.mean((_mean("mse", dist) - step.mean) ** 2)
+
+
+def _mean(loss: LossName, dist: Gaussian) -> Float[Array, " nu"]:
+    if not isinstance(dist, Gaussian):
+        raise ValueError(
+            f"loss '{loss}' needs a student with a Gaussian, this one has a {type(dist).__name__}: take 'nll'"
+        )
+    return dist.mean
 
 
 def named(name: LossName) -> Loss:

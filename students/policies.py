@@ -9,12 +9,22 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from gps.types import Limits, Student, Unroll
-from students.heads import Covariance, Head, gaussian_head, mixture_head
+from students.heads import Covariance, Head, choice_head, gaussian_head, mixture_head
 from students.inputs import images, vector
 from students.networks import ACTIVATIONS, Layer, Memory, Network, dense, seeing
 from students.normalise import Moments, initial_moments, merge, normalise
 
-__all__ = ["cnn", "dave2", "gru", "lstm", "mlp", "set_covariance", "spatial_softmax", "takes_covariance"]
+__all__ = [
+    "classifier",
+    "cnn",
+    "dave2",
+    "gru",
+    "lstm",
+    "mlp",
+    "set_covariance",
+    "spatial_softmax",
+    "takes_covariance",
+]
 
 SMALL: tuple[Layer, ...] = ((32, 4, 4), (32, 3, 2), (32, 3, 1))
 DAVE2: tuple[Layer, ...] = ((24, 5, 2), (36, 5, 2), (48, 5, 2), (64, 3, 1), (64, 3, 1))
@@ -109,6 +119,35 @@ def cnn(
         head = gaussian_head(nu, limits, covariance, log_std, dtype)
     net = seeing(tuple(layers), points, tuple(hidden), head.outputs, activation, memory, size, dtype)
     return _student(net, head, bool(layers), min_std, dtype, None if memory == "none" else unroll)
+
+
+def classifier(
+    nu: int,
+    choices: tuple[tuple[float, ...], ...],
+    layers: tuple[Layer, ...] = SMALL,
+    hidden: tuple[int, ...] = (128,),
+    limits: Limits | None = None,
+    dtype: Any = jnp.float32,
+) -> Student:
+    """A policy that sees and says which of a few controls is called for; train it by 'nll', cross-entropy.
+
+    It acts on the mean of the controls under its probabilities (`gps.choice`).
+
+    Args:
+        nu: number of controls.
+        choices: the controls.
+        layers: (channels, side, stride) of each convolution.
+        hidden: widths of the dense layers.
+        limits: of the controls, which the choices have to keep.
+        dtype: of parameters and outputs.
+    """
+    _check(nu, hidden, "relu", "learned", (0.0, 0.0))
+    head = choice_head(nu, choices, dtype)
+    low, high = (-np.inf, np.inf) if limits is None else limits
+    if np.any(np.asarray(choices) < low) or np.any(np.asarray(choices) > high):
+        raise ValueError(f"choices {choices} leave the limits of the controls, {low} to {high}")
+    net = seeing(tuple(layers), False, tuple(hidden), head.outputs, "relu", "none", 1, dtype)
+    return _student(net, head, True, 0.0, dtype)
 
 
 def dave2(nu: int, limits: Limits | None = None, log_std: float = -1.0, dtype: Any = jnp.float32) -> Student:

@@ -267,6 +267,7 @@ REACHED = {
     "obstacle": "first",
     "swimmer": "first",
     "lane_drive": "costs, first",
+    "forest_trail": "costs, first",
     "fork": "",  # one of two things, and not seen from everywhere: see tests/test_fork.py
 }
 """What the context makes a difference to; elsewhere to the observation."""

@@ -5,6 +5,7 @@ import pytest
 from labelled import random_steps, spd
 from scipy.stats import multivariate_normal
 
+from gps.choice import Choice
 from gps.gaussian import Gaussian
 from students import kl, label_covariance, mse, nll
 from students.losses import named
@@ -99,3 +100,10 @@ def test_an_unknown_target_is_an_error():
 def test_an_unknown_name_of_a_loss_is_an_error():
     with pytest.raises(ValueError, match="loss must be one of kl, nll, mse, got 'msee'"):
         named("msee")
+
+
+@pytest.mark.parametrize("loss", [kl(), mse()])
+def test_a_choice_or_a_mixture_is_taught_by_nll(loss):
+    choice = Choice(jnp.zeros(2), jnp.ones((2, 1)))
+    with pytest.raises(ValueError, match="has a Choice: take 'nll'"):
+        loss(choice, None)

@@ -30,6 +30,8 @@ ENVS = (
     "swimmer",
     "fork",
     "lane_drive",
+    "forest_trail",
+    "cartpole_pixels",
 )
 
 

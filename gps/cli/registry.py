@@ -71,6 +71,8 @@ DRAWINGS = {
     "obstacle": "envs.sticks:obstacle",
     "fork": "envs.sticks:fork",
     "lane_drive": "envs.sights:sights",
+    "forest_trail": "envs.sights:sights",
+    "cartpole_pixels": "envs.sights:sights",
     "peg": "envs.sticks:peg",
     "blind_peg": "envs.sticks:peg",
     "swimmer": "envs.sticks:swimmer",

@@ -1,0 +1,63 @@
+"""Swing a pole up and balance it, seen by a camera beside the rail: one picture shows no velocities."""
+
+import mujoco
+import numpy as np
+from jaxtyping import Array
+
+from envs import cartpole
+from envs.camera import Camera
+from envs.mjcf import Task, from_engine
+from envs.mujoco import engine
+from gps.types import Env, Unroll
+
+POLICY = "cnn"
+STUDENT = {"memory": "gru", "unroll": Unroll(32, 8)}
+TEACHER = cartpole.TEACHER
+FAR, TALL = 12.0, 1.3
+"""How far the camera stands from the rail, and half of the height it sees there, m."""
+
+
+def cartpole_pixels(height: int = 40, width: int = 84, horizon: int = 150) -> Env:
+    """The cart and the pole of `envs.cartpole`; the student sees pictures.
+
+    Args:
+        height: of the student's images, pixels.
+        width: of the student's images, pixels.
+        horizon: control steps of .04 s in an episode.
+    """
+    sim = engine(_model(), substeps=cartpole.SUBSTEPS)
+    look = sim.camera(Camera("rail", height, width))
+    stage, final = cartpole.swing_cost()
+
+    def observe(x: Array, y: Array) -> dict[str, Array]:
+        return look(x)
+
+    task = Task(
+        cost=stage,
+        final_cost=final,
+        init=cartpole.start,
+        observe=observe,
+        failed=cartpole.off_the_rail,
+        metrics=lambda x, u: {"upright": cartpole.upright(x)},
+    )
+    return from_engine(sim, lambda context: task, horizon=horizon, name="cartpole_pixels")
+
+
+def _model() -> mujoco.MjModel:
+    """The cart and the pole, larger than life and without mass, before a camera that sees the whole rail."""
+    spec = mujoco.MjSpec.from_file(str(cartpole.ASSET))
+    fovy = 2 * np.rad2deg(np.arctan(TALL / FAR))
+    spec.worldbody.add_camera(name="rail", pos=[0, -FAR, 1], xyaxes=[1, 0, 0, 0, 0, 1], fovy=fovy)
+    seen = {"mass": 0.0, "contype": 0, "conaffinity": 0}
+    shapes = mujoco.mjtGeom
+    spec.body("pole").add_geom(
+        type=shapes.mjGEOM_CAPSULE,
+        fromto=[0, -0.1, 0, 0, -0.1, 1],
+        size=[0.08, 0, 0],
+        rgba=[1, 0.75, 0.1, 1],
+        **seen,
+    )
+    spec.body("cart").add_geom(
+        type=shapes.mjGEOM_BOX, size=[0.25, 0.05, 0.12], rgba=[0.1, 0.3, 0.9, 1], **seen
+    )
+    return spec.compile()

@@ -86,7 +86,7 @@ def hiking(env: Env, student: Student, key: Array, variables: PyTree, fast: bool
 
     @cpu_jit
     def classify(keys: Array, variables: PyTree) -> Array:
-        _, walked = evaluate(env, make_teacher=teacher, num_steps=walk)(keys)
+        _, walked = evaluate(env, make_teacher=teacher, num_steps=walk)(keys, ())
         seen = looked_at(key, env, as_dataset(walked))
 
         def right(obs: PyTree, called: Array) -> Array:

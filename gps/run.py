@@ -27,7 +27,9 @@ import numpy as np
 __all__ = [
     "RunError",
     "append_line",
+    "check_new",
     "locked",
+    "new_file",
     "read_config",
     "read_json",
     "read_lines",
@@ -98,6 +100,35 @@ def write_atomic(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def check_new(path: Path) -> None:
+    """Whether a new file can be written to `path`.
+
+    Raises:
+        RunError: something is there already, or there is no such directory.
+    """
+    if path.exists():
+        raise RunError(f"{path} exists and is not overwritten: remove it, or choose another --out")
+    if not path.parent.is_dir():
+        raise RunError(f"no directory {path.parent}: make it, or choose another --out")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to, which becomes `path` if the block succeeds, and is gone if not.
+
+    Raises:
+        RunError: `path` exists.
+    """
+    check_new(path)
+    scratch = path.with_name(f".{path.name}.tmp")
+    try:
+        yield scratch
+        check_new(path)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

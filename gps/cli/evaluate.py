@@ -32,6 +32,7 @@ __all__ = [
     "judge_teacher",
     "main",
     "table",
+    "trained",
 ]
 
 DESCRIPTION = "Judges the student of a run, and its teacher, in worlds that training never saw."
@@ -106,7 +107,7 @@ def finish(
     clips: tuple[Clip, ...] = ()
     if worlds.episodes:
         with console.status("judging the student"):
-            done, variables = _student(config, path)
+            done, variables = trained(config, path)
             scene = experiment.scene(config)
             student = _judged(scene.env, *scene.judge_student(worlds.keys(), variables))
         with console.status("judging the teacher"):
@@ -160,6 +161,25 @@ def figures(scores: Scores) -> dict[str, Any]:
     return {"episodes": len(scores.time), **means, "per_episode": per_episode}
 
 
+def trained(config: Config, path: Path, iteration: int | None = None) -> tuple[int, Any]:
+    """(iteration, the student's variables after it) at the newest checkpoint of the run in `path`.
+
+    Args:
+        config: of the run.
+        path: its directory.
+        iteration: another checkpoint.
+
+    Raises:
+        RunError: there is none yet.
+        CheckpointError: it cannot be read, or there is none of that iteration.
+    """
+    algorithm = experiment.algorithm(config)
+    done, state = loop.last_state(algorithm, config, path, iteration)
+    if done == 0:
+        raise run.RunError(f"no checkpoint in {path} yet; train it: gps train --run-dir {path} --resume")
+    return done, algorithm.policy(state)
+
+
 # ------------------------------------------------------------------------------------- internals
 
 
@@ -173,19 +193,6 @@ def _judge_teacher(key: tuple[str, str, bool, str], worlds: Worlds) -> Judged | 
 
 def _judged(env: Env, scores: Scores, steps: Steps) -> Judged:
     return Judged(figures(scores), video.clip(env, steps))
-
-
-def _student(config: Config, path: Path) -> tuple[int, Any]:
-    """(iterations, variables) at the newest checkpoint.
-
-    Raises:
-        RunError: there is none yet.
-    """
-    algorithm = experiment.algorithm(config)
-    done, state = loop.last_state(algorithm, config, path)
-    if done == 0:
-        raise run.RunError(f"no checkpoint in {path} yet; train it: gps train --run-dir {path} --resume")
-    return done, algorithm.policy(state)
 
 
 def table(found: dict[str, Any]) -> Table:

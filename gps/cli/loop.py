@@ -65,12 +65,14 @@ def train(algorithm: Algorithm, config: Config, path: Path, saving: Saving, show
     return state
 
 
-def last_state(algorithm: Algorithm, config: Config, path: Path) -> tuple[int, PyTree]:
-    """(iterations done, state) from the newest checkpoint in `path`, or the initial state."""
+def last_state(
+    algorithm: Algorithm, config: Config, path: Path, step: int | None = None
+) -> tuple[int, PyTree]:
+    """(iterations done, state) from a checkpoint in `path`, the newest by default, or the initial state."""
     state = checkpoint.settle(algorithm.init(keys(config.seed)[0]))
     if not checkpoint.steps(path / "checkpoints"):
         return 0, state
-    return checkpoint.restore(path / "checkpoints", state)
+    return checkpoint.restore(path / "checkpoints", state, step)
 
 
 def _check_learning(record: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ __all__ = ["main"]
 COMMANDS = {
     "train": ("train", "train a student: gps train --algorithm plato --env quadrotor_forest"),
     "eval": ("evaluate", "judge a run's student and teacher in unseen worlds: gps eval RUN"),
+    "export": ("export", "a run's student as one file that NumPy alone can run: gps export RUN"),
     "compare": ("compare", "several algorithms × envs × seeds → one table and one plot"),
     "demo": ("demo", "PLATO, DAgger and BC on the quadrotor forest in three minutes"),
     "envs": ("listing", "the environments"),

@@ -190,7 +190,7 @@ def _dot(call: Call) -> int:
         return call.emit("matmul", call.sources)
     left_free = [i for i in range(len(a)) if i not in (*left_sum, *left_batch)]
     right_free = [i for i in range(len(b)) if i not in (*right_sum, *right_batch)]
-    batch = tuple(int(a[i]) for i in left_batch)
+    batch: Any = tuple(a[i] for i in left_batch)
     inner = _count(a, left_sum)
     rows, columns = _count(a, left_free), _count(b, right_free)
     left = _arranged(call, 0, (*left_batch, *left_free, *left_sum), (*batch, rows, inner))

@@ -2,7 +2,6 @@
 
 import mujoco
 import numpy as np
-from jaxtyping import Array
 
 from envs import cartpole
 from envs.camera import Camera
@@ -29,14 +28,11 @@ def cartpole_pixels(height: int = 40, width: int = 84, horizon: int = 150) -> En
     look = sim.camera(Camera("rail", height, width))
     stage, final = cartpole.swing_cost()
 
-    def observe(x: Array, y: Array) -> dict[str, Array]:
-        return look(x)
-
     task = Task(
         cost=stage,
         final_cost=final,
         init=cartpole.start,
-        observe=observe,
+        observe=lambda x, y: look(x),
         failed=cartpole.off_the_rail,
         metrics=lambda x, u: {"upright": cartpole.upright(x)},
     )

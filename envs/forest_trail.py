@@ -22,6 +22,7 @@ from envs.camera import Camera
 from envs.mjcf import Task, from_engine, load_model
 from envs.mujoco import engine
 from envs.road import Winding, bend, nearest, paved, planted, sample_phases
+from envs.wind import blow, sample_waves
 from gps.costs import quadratic, residual_cost
 from gps.types import Env, View
 
@@ -43,8 +44,8 @@ WEIGHTS = (1.0, 1.0, 1.0, 0.5)
 SUBSTEPS = 2
 PIECE, PIECES, TREES = 1.5, 14, 28
 """The pieces of trail that are shown, m each, and the trees on either side of it."""
-WAVES = (5.0, 9.0, 17.0)
-"""Wave lengths of the gusts along the trail, m."""
+WAVES = tuple(2 * np.pi / length for length in (5.0, 9.0, 17.0))
+"""Wave numbers of the gusts along the trail, rad/m."""
 
 
 class Hike(NamedTuple):
@@ -53,7 +54,7 @@ class Hike(NamedTuple):
     phases: Float[Array, " k"]
     """Of the trail (`envs.road`)."""
     gust: Float[Array, "n 2"]
-    """Cosine and sine coefficients of the wind across it, of mean square 1 in sum."""
+    """Waves of the wind across it, along x (`envs.wind`)."""
 
 
 def forest_trail(height: int = 48, width: int = 64, gust: float = 0.1, horizon: int = 600) -> Env:
@@ -77,9 +78,7 @@ def forest_trail(height: int = 48, width: int = 64, gust: float = 0.1, horizon: 
             return jnp.concatenate([away(x), jnp.hypot(x[3], x[4])[None] - SPEED])
 
         def around(x: Array) -> Array:
-            angle = 2 * jnp.pi * x[0] / jnp.asarray(WAVES, x.dtype)
-            wave = jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1)
-            push = gust * jnp.sum(hike.gust.astype(x.dtype) * wave)
+            push = gust * blow(hike.gust, WAVES, x[0])
             return sim.make_inputs(
                 jnp.stack([jnp.zeros_like(push), push, jnp.zeros_like(push)]), *wood(hike, x)
             )
@@ -125,8 +124,7 @@ def forest_trail(height: int = 48, width: int = 64, gust: float = 0.1, horizon: 
 def sample_hike(key: Array) -> Hike:
     """Any trail, any wind."""
     trail_key, gust_key = jax.random.split(key)
-    gust = jax.random.normal(gust_key, (len(WAVES), 2)) / jnp.sqrt(len(WAVES))
-    return Hike(sample_phases(trail_key, WINDING), gust)
+    return Hike(sample_phases(trail_key, WINDING), sample_waves(gust_key, len(WAVES)))
 
 
 def start(hike: Hike, key: Array) -> Float[Array, " 6"]:
@@ -140,10 +138,9 @@ def start(hike: Hike, key: Array) -> Float[Array, " 6"]:
 
 def wood(hike: Hike, x: Float[Array, " 6"]) -> tuple[Array, Array]:
     """(positions, quaternions) of pieces of trail and trees around the drone."""
-    pieces, turns = paved(WINDING, hike.phases, x[0], PIECE, PIECES)
+    pieces = paved(WINDING, hike.phases, x[0], PIECE, PIECES)
     trees = planted(WINDING, hike.phases, x[0] - 3.0, 0.9, TREES, (1.8, 7.0))
-    upright = jnp.broadcast_to(jnp.array([1.0, 0, 0, 0], x.dtype)[None], (TREES, 4))
-    return jnp.concatenate([pieces, trees]), jnp.concatenate([turns, upright])
+    return jnp.concatenate([pieces[0], trees[0]]), jnp.concatenate([pieces[1], trees[1]])
 
 
 def _model() -> mujoco.MjModel:

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from envs.camera import Camera
 from envs.mjcf import Task, from_engine, load_model
 from envs.mujoco import engine
+from envs.wind import blow, sample_waves
 from gps.costs import quadratic, residual_cost
 from gps.types import Env, Unroll
 
@@ -42,7 +43,7 @@ class Sign(NamedTuple):
     side: Float[Array, ""]
     """1: the left branch, y > 0; −1: the right."""
     gust: Float[Array, "k 2"]
-    """Cosine and sine coefficients of the wind along the corridor, of mean square 1 in sum."""
+    """Waves of the wind along the corridor (`envs.wind`)."""
 
 
 def fork(height: int = 32, width: int = 48, gust: float = 2.0, horizon: int = 110) -> Env:
@@ -65,9 +66,8 @@ def fork(height: int = 32, width: int = 48, gust: float = 2.0, horizon: int = 11
         still = sim.make_inputs(mocap_pos=signs)
 
         def blown(x: Array) -> Array:
-            wave = jnp.asarray(WAVES, x.dtype) * x[0]
-            force = jnp.sum(sign.gust.astype(x.dtype) * jnp.stack([jnp.cos(wave), jnp.sin(wave)], axis=1))
-            return sim.make_inputs(jnp.stack([jnp.zeros_like(force), gust * force]), signs)
+            force = gust * blow(sign.gust, WAVES, x[0])
+            return sim.make_inputs(jnp.stack([jnp.zeros_like(force), force]), signs)
 
         def away(x: Array) -> Array:
             middle = sign.side.astype(x.dtype) * BRANCH * jax.nn.sigmoid((x[0] - FORK) / 0.15)
@@ -110,7 +110,7 @@ def sample_sign(key: Array) -> Sign:
     """Left or right, each as often, and the wind."""
     side_key, gust_key = jax.random.split(key)
     side = jax.random.rademacher(side_key, (), jnp.result_type(float))
-    return Sign(side, jax.random.normal(gust_key, (len(WAVES), 2)) / jnp.sqrt(len(WAVES)))
+    return Sign(side, sample_waves(gust_key, len(WAVES)))
 
 
 def start(key: Array) -> Float[Array, " 4"]:

@@ -17,12 +17,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import mujoco
+import numpy as np
 from jaxtyping import Array, Float
 
 from envs.camera import Camera
 from envs.mjcf import Task, from_engine
 from envs.mujoco import engine
 from envs.road import Winding, bend, nearest, paved, planted, sample_phases
+from envs.wind import blow, sample_waves
 from gps.costs import quadratic, residual_cost
 from gps.types import Env, View
 
@@ -52,12 +54,12 @@ RADIUS, DRAG = 0.3, 30.0
 """Of a wheel, m, and of the axle, N m s."""
 TILE, TILES, BUSHES = 3.0, 16, 8
 """The pieces of road that are shown around the car, m each, and what grows beside it."""
-X, YAW, STEERING, REAR = 0, 3, 5, 4
+X, Y, YAW, REAR, STEERING = 0, 1, 3, 4, 5
 """Where these stand in the state."""
 STIFFNESS = 900.0
 """Of the steering, N m / rad."""
-GUSTS = (40.0, 64.0, 103.0, 165.0)
-"""Wave lengths of the wind along x, m."""
+WAVES = tuple(2 * np.pi / length for length in (40.0, 64.0, 103.0, 165.0))
+"""Wave numbers of the wind along x, rad/m."""
 
 
 class Drive(NamedTuple):
@@ -66,7 +68,7 @@ class Drive(NamedTuple):
     phases: Float[Array, " k"]
     """Of the road (`envs.road`)."""
     gust: Float[Array, "n 2"]
-    """Cosine and sine coefficients of the wind along x, of mean square 1 in sum."""
+    """Waves of the wind along x (`envs.wind`)."""
 
 
 def lane_drive(height: int = 36, width: int = 72, wind: float = 0.01, horizon: int = 600) -> Env:
@@ -94,7 +96,7 @@ def lane_drive(height: int = 36, width: int = 72, wind: float = 0.01, horizon: i
             return sim.make_inputs(forces(x), *scenery(drive.phases, x))
 
         def forces(x: Array) -> Float[Array, " 7"]:
-            pull = STIFFNESS * wind * blow(drive.gust, x[X])
+            pull = STIFFNESS * wind * blow(drive.gust, WAVES, x[X])
             return (
                 jnp.zeros(sim.model.nv, x.dtype)
                 .at[jnp.array([REAR, STEERING])]
@@ -133,7 +135,7 @@ def lane_drive(height: int = 36, width: int = 72, wind: float = 0.01, horizon: i
         sim,
         partial(define, planning=False),
         sample_drive,
-        default_context=Drive(jnp.zeros(len(WINDING.lengths)), jnp.zeros((len(GUSTS), 2))),
+        default_context=Drive(jnp.zeros(len(WINDING.lengths)), jnp.zeros((len(WAVES), 2))),
         horizon=horizon,
         name="lane_drive",
     )
@@ -142,14 +144,7 @@ def lane_drive(height: int = 36, width: int = 72, wind: float = 0.01, horizon: i
 def sample_drive(key: Array) -> Drive:
     """Any road, any wind."""
     road_key, gust_key = jax.random.split(key)
-    gust = jax.random.normal(gust_key, (len(GUSTS), 2)) / jnp.sqrt(len(GUSTS))
-    return Drive(sample_phases(road_key, WINDING), gust)
-
-
-def blow(gust: Float[Array, "n 2"], x: Float[Array, ""]) -> Float[Array, ""]:
-    """The wind at `x`, of root mean square 1."""
-    angle = 2 * jnp.pi * x / jnp.asarray(GUSTS, x.dtype)
-    return jnp.sum(gust.astype(x.dtype) * jnp.stack([jnp.cos(angle), jnp.sin(angle)], axis=1))
+    return Drive(sample_phases(road_key, WINDING), sample_waves(gust_key, len(WAVES)))
 
 
 def start(phases: Float[Array, " k"], key: Array) -> Float[Array, " 14"]:
@@ -158,7 +153,11 @@ def start(phases: Float[Array, " k"], key: Array) -> Float[Array, " 14"]:
     road, spin = bend(WINDING, phases, where), SPEED / RADIUS
     steering = jnp.arctan(WHEELBASE * road.curvature)
     along = SPEED * jnp.stack([jnp.cos(road.heading), jnp.sin(road.heading)])
-    qpos = jnp.stack([where, road.y, *jnp.zeros(1), road.heading, *jnp.zeros(1), steering, *jnp.zeros(1)])
+    qpos = (
+        jnp.zeros(7)
+        .at[jnp.array([X, Y, YAW, STEERING])]
+        .set(jnp.stack([where, road.y, road.heading, steering]))
+    )
     return jnp.concatenate([qpos, along, jnp.array([0.0, 0.0, spin, 0.0, spin])])
 
 
@@ -188,10 +187,9 @@ def recovery(offset: Array, heading: Array, length: float) -> Array:
 
 def scenery(phases: Float[Array, " k"], x: Float[Array, " 14"]) -> tuple[Array, Array]:
     """(positions, quaternions) of the tiles and bushes around the car, which stand still as it drives by."""
-    tiles, turns = paved(WINDING, phases, x[X], TILE, TILES)
+    tiles = paved(WINDING, phases, x[X], TILE, TILES)
     bushes = planted(WINDING, phases, x[X], 2 * TILE, BUSHES, (3.5, 11.5))
-    upright = jnp.broadcast_to(jnp.array([1.0, 0, 0, 0], x.dtype)[None], (BUSHES, 4))
-    return jnp.concatenate([tiles, bushes]), jnp.concatenate([turns, upright])
+    return jnp.concatenate([tiles[0], bushes[0]]), jnp.concatenate([tiles[1], bushes[1]])
 
 
 def _model() -> mujoco.MjModel:

@@ -245,11 +245,16 @@ def _observe_through(
     wrap: Callable[[Observer], Observer],
     reflect: Callable[[Mirror], Mirror | None] = lambda mirror: mirror,
 ) -> Env:
-    """`env` with its observer wrapped, whatever context it is bound to later; `reflect` adapts its mirror."""
+    """`env` with its observer wrapped, whatever context it is bound to later; `reflect` adapts its mirror.
+
+    It has no `views` any more: they would show what the student does not see.
+    """
     return in_every_context(
         env,
         lambda task: task._replace(
-            observer=wrap(task.observer), mirror=None if task.mirror is None else reflect(task.mirror)
+            observer=wrap(task.observer),
+            mirror=None if task.mirror is None else reflect(task.mirror),
+            views=(),
         ),
     )
 

@@ -79,19 +79,21 @@ def planted(
     spacing: float,
     count: int,
     reach: tuple[float, float],
-) -> Float[Array, "n 3"]:
-    """Places beside the road, one every `spacing` m of x: left or right, near or far (`reach`, m) by chance.
+) -> tuple[Float[Array, "n 3"], Float[Array, "n 4"]]:
+    """(positions, quaternions) of what stands upright beside the road, one every `spacing` m of x.
 
+    Left or right, and how far within `reach`, m, is left to chance.
     They stand still, and are the same whenever one comes by.
     """
     near, far = reach
 
-    def place(i: Array) -> Array:
+    def place(i: Array) -> tuple[Array, Array]:
         number = jnp.floor(x / spacing) + i
         at = number * spacing
         chance = jnp.mod(jnp.sin(number * 12.9898 + phases[0].astype(x.dtype)) * 437.585453, 1.0)
         side = jnp.where(chance < 0.5, -1, 1) * (near + (far - near) * jnp.abs(2 * chance - 1))
-        return jnp.stack([at, bend(winding, phases, at).y + side, jnp.zeros_like(at)])
+        where = jnp.stack([at, bend(winding, phases, at).y + side, jnp.zeros_like(at)])
+        return where, jnp.array([1.0, 0.0, 0.0, 0.0], x.dtype)
 
     return jax.vmap(place)(jnp.arange(count, dtype=x.dtype))
 

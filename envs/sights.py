@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 
 from gps import plots
 from gps.placement import cpu_jit
+from gps.rollout import first_observation
 from gps.types import Env
 from gps.video import Clip, Drawing, Frame
 
@@ -50,8 +51,7 @@ def _seen(env: Env, clip: Clip, xs: np.ndarray) -> list[np.ndarray]:
     """The images at states [frames, n], each [frames, n, height, width, 3], uint8."""
 
     def look(context: PyTree, x: Array) -> list[Array]:
-        bound, key, rest = env.bind(context), jax.random.key(0), jnp.zeros(env.nu, x.dtype)
-        obs, _ = bound.observer.observe(key, bound.observer.init(key), x, bound.sense(x, rest), rest)
+        obs = first_observation(jax.random.key(0), env.bind(context), x)
         return [leaf.reshape(-1, *leaf.shape[-3:])[-1] for leaf in jax.tree.leaves(obs) if leaf.ndim >= 3]
 
     found = cpu_jit(jax.vmap(jax.vmap(look), (None, 0)))(clip.context, jnp.asarray(xs))

@@ -297,4 +297,4 @@ OPERATIONS: dict[str, Callable[..., Callable[..., Any]]] = {
     "take": lambda: lambda a, places: a.reshape(-1)[places],
     "transpose": lambda axes: lambda a: a.transpose(axes),
 }  # fmt: skip
-"""Name → (settings) → function of arrays. What JAX calls by other names is translated by `gps.program`."""
+"""Name → (settings) → function of arrays. What JAX calls otherwise, `gps.export.translation` translates."""

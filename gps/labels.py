@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from gps.episodes import Steps
-from gps.rollout import clip_control
+from gps.rollout import clip_control, first_observation
 from gps.types import Dataset, Env
 
 __all__ = ["as_dataset", "example_row", "looked_at"]
@@ -76,10 +76,9 @@ def example_row(env: Env, key: Key[Array, ""]) -> Dataset:
     bound = env.bind(env.sample_context(key))
     x = bound.init(key)
     u = jnp.zeros(env.nu, x.dtype)
-    obs, _ = bound.observer.observe(key, bound.observer.init(key), x, bound.sense(x, u), u)
     number, count, flag = jnp.float32(0), jnp.int32(0), jnp.asarray(False)
     return Dataset(
-        obs=jax.tree.map(_single, obs),
+        obs=jax.tree.map(_single, first_observation(key, bound, x)),
         x=x,
         t=count,
         key=key,

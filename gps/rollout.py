@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "clip_control",
     "closed_loop",
+    "first_observation",
     "fresh_carry",
     "guard_step",
     "observations",
@@ -151,12 +152,14 @@ def student_rollout(env: "Env", student: "Student") -> Callable[..., tuple[Traje
 
 def fresh_carry(env: "Env", student: "Student", x: Float[Array, " nx"]) -> PyTree:
     """What `student` remembers before the first step of an episode of `env`; of x only the shape counts."""
-
-    def look(key: Array, x: Array) -> PyTree:
-        rest = jnp.zeros(env.nu, x.dtype)
-        return env.observer.observe(key, env.observer.init(key), x, env.sense(x, rest), rest)[0]
-
+    look = lambda key, x: first_observation(key, env, x)  # noqa: E731
     return student.initial_carry(jax.eval_shape(look, jax.random.key(0), x))
+
+
+def first_observation(key: Array, env: "Env", x: Float[Array, " nx"]) -> PyTree:
+    """What is seen in `x` if an episode begins there."""
+    rest = jnp.zeros(env.nu, x.dtype)
+    return env.observer.observe(key, env.observer.init(key), x, env.sense(x, rest), rest)[0]
 
 
 def observations(env: "Env", key: Array, xs: Float[Array, "T+1 nx"], us: Float[Array, "T nu"]) -> PyTree:

@@ -14,7 +14,7 @@ from gps.export import ExportError, export
 from gps.rollout import clip_control
 from gps.run import RunError
 from gps.types import Limits
-from students import classifier, cnn, frame_stack, gru, lstm, mlp, spatial_softmax
+from students import classifier, cnn, dave2, frame_stack, gru, lstm, mlp, spatial_softmax
 
 KEY = jax.random.key(0)
 LIMITS = Limits(np.array([-1.0, -2.0]), np.array([1.0, 0.5]))
@@ -23,6 +23,7 @@ KINDS = {
     "mlp": (partial(mlp, hidden=(8, 8)), None),
     "gelu": (partial(mlp, hidden=(8,), activation="gelu", covariance="network"), None),
     "cnn": (partial(cnn, layers=TINY), (9, 8)),
+    "dave2": (dave2, (66, 200)),
     "spatial_softmax": (partial(spatial_softmax, layers=TINY), (9, 8)),
     "gru": (partial(gru, size=5, hidden=(4,)), None),
     "lstm": (partial(lstm, size=5, hidden=(4,)), None),
@@ -58,7 +59,10 @@ def expected(student, variables, obs):
     return np.stack(us)
 
 
-@pytest.mark.parametrize("name", KINDS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) if name == "dave2" else name for name in KINDS]
+
+
+@pytest.mark.parametrize("name", SLOW)
 def test_numpy_acts_as_the_student_through_an_episode_and_the_next(tmp_path, name):
     student, variables, obs = made(name)
     export(tmp_path / "policy.npz", student, variables, obs, LIMITS)

@@ -11,6 +11,7 @@ from scipy.optimize import minimize_scalar
 
 import teachers
 from envs import lane_drive as lane
+from envs.observations import history
 from envs.road import bend, nearest
 from gps.algorithms.bc import bc
 from gps.algorithms.side_cameras import side_cameras
@@ -30,7 +31,7 @@ def env():
 
 
 def drive(gust=0.0):
-    return lane.Drive(jnp.asarray(PHASES), gust * jnp.ones((len(lane.GUSTS), 2)))
+    return lane.Drive(jnp.asarray(PHASES), gust * jnp.ones((len(lane.WAVES), 2)))
 
 
 def calm(bound):
@@ -157,6 +158,8 @@ def test_every_state_is_looked_at_by_all_cameras(env):
 def test_side_cameras_are_asked_of_a_task_that_has_them(env):
     with pytest.raises(ValueError, match="no other views"):
         side_cameras(env._replace(views=()), calm, mlp(1))
+    with pytest.raises(ValueError, match="a wrapped env has none"):
+        side_cameras(history(env, 3), calm, mlp(1))
 
 
 def test_both_learn_from_as_many_frames(env):

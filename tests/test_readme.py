@@ -7,9 +7,14 @@ import sys
 from pathlib import Path
 
 import h5py
+import jax
+import numpy as np
 import pytest
 
 from benchmarks import readme
+from gps.export import export
+from gps.types import Limits
+from students import mlp
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,6 +60,19 @@ def test_a_camera_is_ten_lines(tmp_path):
     done = run(example("camera"), tmp_path)
     assert done.returncode == 0, done.stderr
     assert "'eye': ((8, 64, 64, 3), dtype('uint8'))" in done.stdout
+
+
+def test_a_student_steers_without_jax(tmp_path):
+    """Of a student that turns against the pendulum's rate: the loop moves it."""
+    assert len([line for line in example("deploy").splitlines() if line]) <= 20
+    student = mlp(1, (4,), limits=Limits(np.array([-1.0]), np.array([1.0])))
+    obs = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    limits = Limits(np.array([-1.0]), np.array([1.0]))
+    export(tmp_path / "policy.npz", student, student.init(jax.random.key(0), obs[0]), obs, limits)
+    (tmp_path / "envs").symlink_to(ROOT / "envs")
+    done = run("import sys\nsys.modules['jax'] = None\n" + example("deploy"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert -1 <= float(done.stdout.split()[4]) <= 1
 
 
 def test_teachers_serve_a_project_with_its_own_envs(tmp_path):

@@ -89,7 +89,10 @@ def imitation(
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
     if views and not env.views:
-        raise ValueError(f"{env.name} has no other views (Env.views) to learn from: take bc")
+        raise ValueError(
+            f"{env.name} has no other views (Env.views; a wrapped env has none) to learn from: take bc, or a "
+            "student that remembers (students.frame_stack) in place of a history"
+        )
     looks = len(env.views) if views else 1
     optimizer = adam(budget.learning_rate, updates=budget.iterations * budget.updates)
     augment = None if env.mirror is None else reflect(env.mirror)
@@ -113,13 +116,14 @@ def imitation(
         def teacher(bound: Env) -> Teacher:
             return make_teacher(coached(state, bound))
 
+        key, view_key = jax.random.split(key) if views else (key, key)
         collect = episodes(env, drive, budget.num_steps, make_teacher=teacher, student=student)
-        view_key, worlds = jax.random.fold_in(key, 1), jax.random.split(key, budget.num_worlds)
-        steps = collect(worlds, state.fit.variables, settings(state))
-        rows = as_dataset(steps)
-        info = _summary(steps)
-        info["samples"] *= looks
-        return data.add(state.dataset, looked_at(view_key, env, rows) if views else rows), info
+        steps = collect(jax.random.split(key, budget.num_worlds), state.fit.variables, settings(state))
+        rows, info = as_dataset(steps), _summary(steps)
+        if views:
+            rows = looked_at(view_key, env, rows)
+            info["samples"] *= looks
+        return data.add(state.dataset, rows), info
 
     def step(key: Key[Array, ""], state: ImitationState) -> tuple[ImitationState, dict[str, Any]]:
         collect_key, fit_key = jax.random.split(key)

@@ -13,8 +13,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal
 
 from gps.deploy import OPERATIONS
+from gps.export.translation import UnknownPrimitiveError, translate
 from gps.placement import cpu_jit
-from gps.translation import UnknownPrimitiveError, translate
 
 __all__ = ["Program", "UnknownPrimitiveError", "trace"]
 

@@ -33,15 +33,15 @@ class Call(NamedTuple):
 
     def shape(self, i: int) -> tuple[int, ...]:
         """Of argument i."""
-        return tuple(self.eqn.invars[i].aval.shape)  # type: ignore[attr-defined]
+        return tuple(_kind(self.eqn.invars[i]).shape)
 
     def dtype(self, i: int) -> np.dtype:
         """Of argument i."""
-        return np.dtype(self.eqn.invars[i].aval.dtype)  # type: ignore[attr-defined]
+        return np.dtype(_kind(self.eqn.invars[i]).dtype)
 
     def result(self) -> Any:
         """Shape and dtype of the (first) result."""
-        return self.eqn.outvars[0].aval
+        return _kind(self.eqn.outvars[0])
 
     def refuse(self, why: str = "") -> UnknownPrimitiveError:
         """The error that names it."""
@@ -73,7 +73,7 @@ def translate(
     """
     call, name = Call(eqn, sources, values, emit, constant), eqn.primitive.name
     for atom in (*eqn.invars, *eqn.outvars):
-        dtype = atom.aval.dtype  # type: ignore[attr-defined]
+        dtype = _kind(atom).dtype
         if jnp.issubdtype(dtype, jax.dtypes.extended) or np.dtype(dtype).kind not in "biuf":
             raise call.refuse(f" of dtype {dtype}")
     if name in TRANSLATIONS:
@@ -85,6 +85,11 @@ def translate(
 
 
 # ------------------------------------------------------------------------------------ primitives
+
+
+def _kind(atom: Any) -> Any:
+    """Shape and dtype of an argument or a result."""
+    return atom.aval
 
 
 def _reshape(call: Call) -> int:
@@ -190,7 +195,7 @@ def _dot(call: Call) -> int:
         return call.emit("matmul", call.sources)
     left_free = [i for i in range(len(a)) if i not in (*left_sum, *left_batch)]
     right_free = [i for i in range(len(b)) if i not in (*right_sum, *right_batch)]
-    batch: Any = tuple(a[i] for i in left_batch)
+    batch = tuple(a[int(i)] for i in left_batch)
     inner = _count(a, left_sum)
     rows, columns = _count(a, left_free), _count(b, right_free)
     left = _arranged(call, 0, (*left_batch, *left_free, *left_sum), (*batch, rows, inner))

@@ -20,9 +20,9 @@ from jax.tree_util import DictKey, GetAttrKey, SequenceKey
 from jaxtyping import Array, PyTree
 
 from gps import deploy, run
-from gps.agreement import Driver, at_random, difference, drive
+from gps.export.agreement import Driver, at_random, difference, drive
+from gps.export.program import UnknownPrimitiveError, trace
 from gps.placement import cpu_jit
-from gps.program import UnknownPrimitiveError, trace
 from gps.rollout import clip_control
 from gps.types import Limits, Student
 
@@ -30,7 +30,7 @@ __all__ = ["TOLERANCE", "ExportError", "Format", "Written", "export"]
 
 TOLERANCE = 1e-6
 """How far an exported policy may be from its student, in units of the controls' range
-(`gps.agreement.difference`)."""
+(`gps.export.agreement.difference`)."""
 
 Format = Literal["numpy", "jax"]
 

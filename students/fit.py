@@ -122,7 +122,8 @@ def fit(
         validation: share of the slots held out, the same ones in every run.
         patience: stop after this many epochs without a new lowest validation loss (training loss, as long as
             nothing is held out). With it, the parameters of the best epoch are returned; without, the last.
-        augment: (key, step) → step, what every step of a minibatch goes through, see `students.augment`.
+        augment: (key, window) → window, what every window of a minibatch goes through (of one step without
+            memory), see `students.augment`.
 
     Raises:
         ValueError: on settings that contradict each other.
@@ -258,12 +259,20 @@ def _updater(
         rows = filled[following.reshape(-1)]
         chosen = jax.tree.map(lambda leaf: leaf[rows], steps)
         if augment is not None:
-            chosen = jax.vmap(augment)(jax.random.split(jax.random.fold_in(key, i), rows.shape[0]), chosen)
+            chosen = _augmented(augment, jax.random.fold_in(key, i), chosen, length)
         value, gradient = jax.value_and_grad(objective)(params, _windows(chosen, length))
         change, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, change), opt_state, value
 
     return update
+
+
+def _augmented(augment: Augment, key: Key[Array, ""], steps: Dataset, length: int) -> Dataset:
+    """`steps` [n, …] with each window changed by its own draw."""
+    windows = jax.tree.map(lambda leaf: leaf.reshape(-1, length, *leaf.shape[1:]), steps)
+    keys = jax.random.split(key, windows.t.shape[0])
+    changed = jax.vmap(augment)(keys, windows)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), changed)
 
 
 def _windows(steps: Dataset, length: int) -> Dataset:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from gps.algorithms.imitation import Budget, imitation
 from gps.episodes import teacher_drives
 from gps.types import Algorithm, Env, Student, Teacher
+from students.augment import Augment
 from students.losses import LossName
 
 
@@ -21,6 +22,7 @@ def bc(
     learning_rate: float = 1e-3,
     loss: LossName = "kl",
     test_worlds: int = 16,
+    augment: Augment | None = None,
 ) -> Algorithm:
     """Supervised learning on the teacher's own states (Pomerleau 1989), without noise on its actions.
 
@@ -36,6 +38,9 @@ def bc(
         learning_rate: of Adam, decayed over the last iterations.
         loss: what the student minimises over the labels, see `students.losses`.
         test_worlds: worlds on which the student alone is tried after each iteration.
+        augment: changes to steps as they are learnt from (`students.augment`), besides the task's mirror.
     """
     budget = Budget(iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds)
-    return imitation(env, make_teacher, student, teacher_drives, lambda state: (), budget, loss=loss)
+    return imitation(
+        env, make_teacher, student, teacher_drives, lambda state: (), budget, loss=loss, augment=augment
+    )

@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 from gps.algorithms.imitation import Budget, ImitationState, imitation
 from gps.episodes import student_drives, teacher_drives
 from gps.types import Action, Algorithm, Env, Gaussian, Student, Teacher
+from students.augment import Augment
 from students.losses import LossName
 
 
@@ -26,6 +27,7 @@ def dagger(
     learning_rate: float = 1e-3,
     loss: LossName = "kl",
     test_worlds: int = 16,
+    augment: Augment | None = None,
 ) -> Algorithm:
     """In iteration i each step is driven by the teacher with probability β_i = beta^i, else by the student.
 
@@ -45,6 +47,7 @@ def dagger(
         learning_rate: of Adam, decayed over the last iterations.
         loss: what the student minimises over the labels, see `students.losses`.
         test_worlds: worlds on which the student alone is tried after each iteration.
+        augment: changes to steps as they are learnt from (`students.augment`), besides the task's mirror.
 
     Raises:
         ValueError: beta is not a probability.
@@ -56,7 +59,7 @@ def dagger(
         return jnp.where(state.iteration == 0, 1.0, jnp.power(jnp.float32(beta), state.iteration))
 
     budget = Budget(iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds)
-    return imitation(env, make_teacher, student, mixture_drives, schedule, budget, loss=loss)
+    return imitation(env, make_teacher, student, mixture_drives, schedule, budget, loss=loss, augment=augment)
 
 
 def mixture_drives(key: Array, beta: PyTree, action: Action, dist: Gaussian, env: Env) -> tuple:

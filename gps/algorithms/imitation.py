@@ -17,7 +17,7 @@ from gps.evaluate import disagreement, evaluate
 from gps.labels import as_dataset, example_row, looked_at
 from gps.placement import cpu_jit, student_jit
 from gps.types import Algorithm, Dataset, Env, Student, Teacher
-from students.augment import reflect
+from students.augment import Augment, chain, reflect
 from students.fit import FitState, adam, fit
 from students.losses import LossName, named
 
@@ -73,14 +73,15 @@ def imitation(
     loss: LossName = "kl",
     window: int | None = None,
     views: bool = False,
+    augment: Augment | None = None,
     coached: Callable[[ImitationState, Env], Env] = lambda state, bound: bound,
 ) -> Algorithm:
     """Dataset aggregation: `drive` acts with `settings`(state), the teacher labels every state met.
 
     The student minimises `loss` over the labels of the last `window` iterations (None: of all). `coached`
     makes the env in which the teacher plans from the bound one. With `views` every state is looked at through
-    each of `Env.views`, and the student learns from these. All randomness of an iteration comes from
-    its key.
+    each of `Env.views`, and the student learns from these. Steps that it learns from go through the task's
+    mirror and `augment`. All randomness of an iteration comes from its key.
 
     Raises:
         ValueError: a budget that cannot be spent, a window without iterations, no such loss, or no views.
@@ -95,7 +96,8 @@ def imitation(
         )
     looks = len(env.views) if views else 1
     optimizer = adam(budget.learning_rate, updates=budget.iterations * budget.updates)
-    augment = None if env.mirror is None else reflect(env.mirror)
+    if env.mirror is not None:
+        augment = reflect(env.mirror) if augment is None else chain(reflect(env.mirror), augment)
     size, updates = budget.batch_size, budget.updates
     fitter = fit(student, named(loss), optimizer, batch_size=size, updates=updates, augment=augment)
     improve = student_jit(fitter.run)

@@ -12,6 +12,7 @@ from gps.algorithms.imitation import Budget, ImitationState, imitation
 from gps.episodes import MIXTURE, teacher_drives
 from gps.gaussian import inverse_spd, symmetrise
 from gps.types import Action, Algorithm, Env, Gaussian, Student, Teacher
+from students.augment import Augment
 from teachers.tilt import temper, tilt
 
 
@@ -29,6 +30,7 @@ def plato(
     batch_size: int = 256,
     learning_rate: float = 1e-3,
     test_worlds: int = 16,
+    augment: Augment | None = None,
 ) -> Algorithm:
     """Act with argmin_π J(π | x) + λ KL(π ‖ student), label with the same planner without the KL term.
 
@@ -54,6 +56,7 @@ def plato(
         batch_size: labels per update.
         learning_rate: of Adam, decayed over the last iterations.
         test_worlds: worlds on which the student alone is tried after each iteration.
+        augment: changes to steps as they are learnt from (`students.augment`), besides the task's mirror.
 
     Raises:
         ValueError: lam is negative, or regret not positive.
@@ -72,7 +75,7 @@ def plato(
         return Pull(jnp.where(begun, lam, 0.0), cov, jnp.asarray(regret, cov.dtype))
 
     budget = Budget(iterations, num_worlds, num_steps, updates, batch_size, learning_rate, test_worlds)
-    return imitation(env, make_teacher, student, adapted_drives, settings, budget)
+    return imitation(env, make_teacher, student, adapted_drives, settings, budget, augment=augment)
 
 
 class Pull(NamedTuple):

@@ -18,7 +18,7 @@ from scipy.stats import bootstrap
 import students
 import teachers
 from benchmarks.harness import Row, kept, main
-from envs import forest_trail, fork, lane_drive
+from envs import cartpole_pixels, forest_trail, fork, lane_drive, peg_images
 from gps.algorithms.bc import bc
 from gps.algorithms.dagger import dagger
 from gps.algorithms.plato import plato
@@ -27,7 +27,7 @@ from gps.episodes import episodes, student_drives
 from gps.evaluate import autonomy, evaluate
 from gps.labels import as_dataset, looked_at
 from gps.placement import cpu_jit
-from gps.types import Algorithm, Env, Student
+from gps.types import Algorithm, Env, Limits, Student
 
 SEEDS = (0, 1, 2)
 
@@ -69,6 +69,21 @@ def survival(env: Env, student: Student, key: Array, variables: PyTree, fast: bo
     return {"success": np.asarray(scores.survived)}
 
 
+def balancing(env: Env, student: Student, key: Array, variables: PyTree, fast: bool) -> dict[str, np.ndarray]:
+    """1 in each of 200 worlds in which the pole stands during the last second, else 0."""
+    keys, last = jax.random.split(key, 4 if fast else 200), round(1 / env.dt)
+    scores, driven = cpu_jit(evaluate(env, student=student))(keys, variables)
+    stood = np.asarray(driven.metrics["upright"][-last:]).min(axis=0)
+    return {"success": stood * np.asarray(scores.survived)}
+
+
+def inserting(env: Env, student: Student, key: Array, variables: PyTree, fast: bool) -> dict[str, np.ndarray]:
+    """1 for each of 100 unseen holes that the peg is in at the end, else 0."""
+    keys = jax.random.split(key, 4 if fast else 100)
+    _, driven = cpu_jit(evaluate(env, student=student))(keys, variables)
+    return {"inserted": np.asarray(driven.metrics["inserted"][-1])}
+
+
 def driving(env: Env, student: Student, key: Array, variables: PyTree, fast: bool) -> dict[str, np.ndarray]:
     """Autonomy, %, in a minute on each of 30 roads; after an intervention it goes on on another road."""
     keys, steps = jax.random.split(key, 2 if fast else 30), 20 if fast else 600
@@ -99,6 +114,11 @@ def hiking(env: Env, student: Student, key: Array, variables: PyTree, fast: bool
     return {"flight": way.sum(axis=0), "accuracy": 100 * told.mean(axis=(0, 2))}
 
 
+def four_frames(nu: int, limits: Limits) -> Student:
+    """The cnn on its last four observations."""
+    return students.frame_stack(students.cnn(nu, limits=limits), 4, 16)
+
+
 MSE = {"loss": "mse"}
 LESSONS = {
     "fork": Lessons(
@@ -110,6 +130,20 @@ LESSONS = {
         },
         budget={"iterations": 8, "num_worlds": 16, "num_steps": 110, "updates": 600, "batch_size": 512},
         judge=survival,
+        units={"success": "share"},
+    ),
+    "cartpole_pixels": Lessons(
+        env=cartpole_pixels.cartpole_pixels,
+        teacher=cartpole_pixels.TEACHER,
+        courses={
+            "cnn, single frame": Course(partial(dagger, **MSE), students.cnn, (None,)),
+            "cnn, four frames": Course(partial(dagger, **MSE), four_frames, (">= 0.95",)),
+            "cnn + gru": Course(
+                partial(dagger, **MSE), partial(students.cnn, **cartpole_pixels.STUDENT), (">= 0.95",)
+            ),
+        },
+        budget={"iterations": 8, "num_worlds": 16, "num_steps": 150, "updates": 600, "batch_size": 256},
+        judge=balancing,
         units={"success": "share"},
     ),
     "lane_drive": Lessons(
@@ -125,6 +159,20 @@ LESSONS = {
         judge=driving,
         units={"autonomy": "%"},
         gap=("BC, three cameras", "BC, centre camera", ">= 10"),
+    ),
+    "peg_images": Lessons(
+        env=peg_images.peg_images,
+        teacher=peg_images.TEACHER,
+        courses={
+            "DAgger": Course(
+                partial(dagger, **MSE),
+                partial(students.spatial_softmax, **peg_images.STUDENT),
+                (">= 0.9",),
+            ),
+        },
+        budget={"iterations": 8, "num_worlds": 32, "num_steps": 40, "updates": 600, "batch_size": 256},
+        judge=inserting,
+        units={"inserted": "share"},
     ),
     "forest_trail": Lessons(
         env=partial(forest_trail.forest_trail, horizon=2400),

@@ -1,5 +1,6 @@
 """Swing a pole up and balance it, seen by a camera beside the rail: one picture shows no velocities."""
 
+import jax.numpy as jnp
 import mujoco
 import numpy as np
 
@@ -7,11 +8,12 @@ from envs import cartpole
 from envs.camera import Camera
 from envs.mjcf import Task, from_engine
 from envs.mujoco import engine
-from gps.types import Env, Unroll
+from gps.types import Env, Mirror, Unroll
 
 POLICY = "cnn"
 STUDENT = {"memory": "gru", "unroll": Unroll(32, 8)}
 TEACHER = cartpole.TEACHER
+LEFT_IS_RIGHT = Mirror(lambda obs: {"rail": jnp.flip(obs["rail"], -2)}, -np.eye(1))
 FAR, TALL = 12.0, 1.3
 """How far the camera stands from the rail, and half of the height it sees there, m."""
 
@@ -35,6 +37,7 @@ def cartpole_pixels(height: int = 40, width: int = 84, horizon: int = 150) -> En
         observe=lambda x, y: look(x),
         failed=cartpole.off_the_rail,
         metrics=lambda x, u: {"upright": cartpole.upright(x)},
+        mirror=LEFT_IS_RIGHT,
     )
     return from_engine(sim, lambda context: task, horizon=horizon, name="cartpole_pixels")
 

@@ -57,8 +57,7 @@ def insertion(name: str, spread: float, across: int, horizon: int, blind: bool) 
     Raises:
         ValueError: holes that the arm does not reach.
     """
-    if not 0 <= spread <= 0.1:
-        raise ValueError(f"the arm reaches holes up to .1 m from their usual place, got spread = {spread}")
+    check_spread(spread)
     sim = engine(load_model(ASSET), substeps=SUBSTEPS)
     table = sim.model.body("table").pos.copy()
 
@@ -66,9 +65,7 @@ def insertion(name: str, spread: float, across: int, horizon: int, blind: bool) 
         moved = sim.make_inputs(mocap_pos=(table + jnp.pad(jnp.asarray(offset), (0, 1)))[None])
 
         def away(y: Array) -> Float[Array, " 6"]:
-            """Both ends of the peg from their targets, m."""
-            shift = jnp.asarray(offset, y.dtype)[jnp.array([0, 1, 0, 0, 1, 0])]
-            return y[:6] - jnp.asarray(TARGET, y.dtype) - shift * jnp.array([1, 1, 0, 1, 1, 0], y.dtype)
+            return from_target(offset, y)
 
         def cost(x: Array, u: Array, y: Array, t: Array) -> Array:
             return 1e-3 * jnp.sum(u**2 / jnp.asarray(GAINS, u.dtype)) + distance_cost(away(y))
@@ -77,26 +74,17 @@ def insertion(name: str, spread: float, across: int, horizon: int, blind: bool) 
             return x if blind else jnp.concatenate([x, away(y), y[6:]])
 
         def metrics(x: Array, u: Array) -> dict[str, Array]:
-            y = sim.sense(x, jnp.zeros_like(u), moved)
-            distance = jnp.sqrt(jnp.sum(away(y)[:3] ** 2))
-            over = jnp.max(jnp.abs(away(y)[:2])) < HALF
-            return {
-                "distance": distance,
-                "success": (distance < SUCCESS).astype(x.dtype),
-                "depth": jnp.where(over, jnp.clip(RIM - y[2], 0, None), 0),
-                "inserted": (distance <= INSERTED).astype(x.dtype),
-            }
+            return progress(offset, sim.sense(x, jnp.zeros_like(u), moved))
 
         return Task(
             cost=cost,
             final_cost=lambda x, y: LAST * distance_cost(away(y)),
-            init=lambda key: jnp.concatenate([jnp.array(START), jnp.zeros(len(START))]),
+            init=start,
             observe=observe,
             inputs=moved,
             metrics=metrics,
         )
 
-    places = np.linspace(-spread, spread, across)
     env = from_engine(
         sim,
         define,
@@ -105,7 +93,43 @@ def insertion(name: str, spread: float, across: int, horizon: int, blind: bool) 
         horizon=horizon,
         name=name,
     )
-    return env._replace(conditions=np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2))
+    return env._replace(conditions=grid(spread, across))
+
+
+def check_spread(spread: float) -> None:
+    """Raise a ValueError on holes that the arm does not reach."""
+    if not 0 <= spread <= 0.1:
+        raise ValueError(f"the arm reaches holes up to .1 m from their usual place, got spread = {spread}")
+
+
+def start(key: Array) -> Float[Array, " 14"]:
+    """The arm bent, at rest, the peg above the table."""
+    return jnp.concatenate([jnp.array(START), jnp.zeros(len(START))])
+
+
+def grid(spread: float, across: int) -> Float[np.ndarray, "conditions 2"]:
+    """`across` x `across` places of the hole."""
+    places = np.linspace(-spread, spread, across)
+    return np.stack(np.meshgrid(places, places), axis=-1).reshape(-1, 2)
+
+
+def from_target(offset: Float[Array, " 2"], y: Float[Array, " 12"]) -> Float[Array, " 6"]:
+    """Both ends of the peg from where they are to be, m."""
+    shift = jnp.asarray(offset, y.dtype)[jnp.array([0, 1, 0, 0, 1, 0])]
+    return y[:6] - jnp.asarray(TARGET, y.dtype) - shift * jnp.array([1, 1, 0, 1, 1, 0], y.dtype)
+
+
+def progress(offset: Float[Array, " 2"], y: Float[Array, " 12"]) -> dict[str, Array]:
+    """How far the tip is from the hole's floor, and how deep in the hole, m; whether that is a success."""
+    away = from_target(offset, y)
+    distance = jnp.sqrt(jnp.sum(away[:3] ** 2))
+    over = jnp.max(jnp.abs(away[:2])) < HALF
+    return {
+        "distance": distance,
+        "success": (distance < SUCCESS).astype(y.dtype),
+        "depth": jnp.where(over, jnp.clip(RIM - y[2], 0, None), 0),
+        "inserted": (distance <= INSERTED).astype(y.dtype),
+    }
 
 
 def distance_cost(away: Float[Array, " 6"]) -> Float[Array, ""]:

@@ -32,6 +32,7 @@ ENVS = (
     "lane_drive",
     "forest_trail",
     "cartpole_pixels",
+    "peg_images",
 )
 
 

@@ -73,6 +73,7 @@ DRAWINGS = {
     "lane_drive": "envs.sights:sights",
     "forest_trail": "envs.sights:sights",
     "cartpole_pixels": "envs.sights:sights",
+    "peg_images": "envs.sights:sights",
     "peg": "envs.sticks:peg",
     "blind_peg": "envs.sticks:peg",
     "swimmer": "envs.sticks:swimmer",

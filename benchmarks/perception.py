@@ -21,6 +21,7 @@ from benchmarks.harness import Row, kept, main
 from envs import cartpole_pixels, forest_trail, fork, lane_drive, peg_images
 from gps.algorithms.bc import bc
 from gps.algorithms.dagger import dagger
+from gps.algorithms.mdgps import mdgps
 from gps.algorithms.plato import plato
 from gps.algorithms.side_cameras import side_cameras
 from gps.episodes import episodes, student_drives
@@ -43,6 +44,10 @@ class Course(NamedTuple):
     student: Callable[..., Student]
     targets: tuple[str | None, ...]
     """Of the mean of each score."""
+    env: dict[str, Any] = {}
+    """What is different about its task."""
+    budget: dict[str, int] | None = None
+    """Its own, where it cannot be measured by that of the others."""
     looks: int = 1
     """How many frames it makes of each state: it then gets as many states less."""
 
@@ -50,7 +55,7 @@ class Course(NamedTuple):
 class Lessons(NamedTuple):
     """A task, and what is compared on it."""
 
-    env: Callable[[], Env]
+    env: Callable[..., Env]
     teacher: dict[str, Any]
     courses: dict[str, Course]
     budget: dict[str, int]
@@ -119,7 +124,22 @@ def four_frames(nu: int, limits: Limits) -> Student:
     return students.frame_stack(students.cnn(nu, limits=limits), 4, 16)
 
 
+def points(nu: int, limits: Limits) -> Student:
+    """The student of `peg_images`."""
+    return students.spatial_softmax(nu, limits=limits, **peg_images.STUDENT)
+
+
+def by_local_teachers(
+    env: Env, planner: Any, student: Student, iterations: int, test_worlds: int, **budget: int
+) -> Algorithm:
+    """MDGPS: in place of the planner local teachers, who fit models to rollouts in `Env.conditions`."""
+    local = partial(teachers.local_lqr, **peg_images.LOCAL)
+    return mdgps(env, local, student, linearisation="regression", test_conditions=test_worlds, **budget)
+
+
 MSE = {"loss": "mse"}
+FAST = {"iterations": 1, "num_worlds": 4, "updates": 2}
+GUIDED = {"iterations": 8, "samples": 5, "updates": 1000, "batch_size": 256}
 LESSONS = {
     "fork": Lessons(
         env=fork.fork,
@@ -164,11 +184,10 @@ LESSONS = {
         env=peg_images.peg_images,
         teacher=peg_images.TEACHER,
         courses={
-            "DAgger": Course(
-                partial(dagger, **MSE),
-                partial(students.spatial_softmax, **peg_images.STUDENT),
-                (">= 0.9",),
-            ),
+            "DAgger": Course(partial(dagger, **MSE), points, (">= 0.9",)),
+            "PLATO": Course(plato, points, (">= 0.9",)),
+            "DAgger, blind": Course(partial(dagger, **MSE), points, ("<= 0.3",), env={"blind": True}),
+            "MDGPS": Course(by_local_teachers, points, (">= 0.9",), budget=GUIDED),
         },
         budget={"iterations": 8, "num_worlds": 32, "num_steps": 40, "updates": 600, "batch_size": 256},
         judge=inserting,
@@ -195,13 +214,15 @@ LESSONS = {
 def outcome(task: str, name: str, seed: int, fast: bool) -> dict[str, Any]:
     """What a course of `task` comes to, kept."""
     lessons = LESSONS[task]
-    course, budget = lessons.courses[name], dict(lessons.budget)
-    budget["num_steps"] //= course.looks
+    course = lessons.courses[name]
+    budget = dict(lessons.budget if course.budget is None else course.budget)
+    if "num_steps" in budget:
+        budget["num_steps"] //= course.looks
     if fast:
-        budget |= {"iterations": 1, "num_worlds": 4, "updates": 2}
+        budget |= {key: value for key, value in FAST.items() if key in budget}
 
     def make() -> dict[str, Any]:
-        env = lessons.env()
+        env = lessons.env(**course.env)
         student = course.student(env.nu, limits=env.limits)
         teacher = partial(teachers.mpc, **lessons.teacher)
         algorithm = course.algorithm(env, teacher, student, test_worlds=0, **budget)

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import mujoco
 import numpy as np
+from jaxtyping import Array, UInt8
 
 from envs import cartpole
 from envs.camera import Camera
@@ -19,7 +20,7 @@ FAR, TALL = 12.0, 1.3
 
 
 def cartpole_pixels(height: int = 40, width: int = 84, horizon: int = 150) -> Env:
-    """The cart and the pole of `envs.cartpole`; the student sees pictures.
+    """The cart and the pole of `envs.cartpole`; the student sees grey pictures.
 
     Args:
         height: of the student's images, pixels.
@@ -34,12 +35,17 @@ def cartpole_pixels(height: int = 40, width: int = 84, horizon: int = 150) -> En
         cost=stage,
         final_cost=final,
         init=cartpole.start,
-        observe=lambda x, y: look(x),
+        observe=lambda x, y: {"rail": grey(look(x)["rail"])},
         failed=cartpole.off_the_rail,
         metrics=lambda x, u: {"upright": cartpole.upright(x)},
         mirror=LEFT_IS_RIGHT,
     )
     return from_engine(sim, lambda context: task, horizon=horizon, name="cartpole_pixels")
+
+
+def grey(image: UInt8[Array, "height width 3"]) -> UInt8[Array, "height width 1"]:
+    """The mean of the colours."""
+    return jnp.mean(image.astype(jnp.float32), axis=-1, keepdims=True).astype(jnp.uint8)
 
 
 def _model() -> mujoco.MjModel:
@@ -53,10 +59,10 @@ def _model() -> mujoco.MjModel:
         type=shapes.mjGEOM_CAPSULE,
         fromto=[0, -0.1, 0, 0, -0.1, 1],
         size=[0.08, 0, 0],
-        rgba=[1, 0.75, 0.1, 1],
+        rgba=[0.15, 0.05, 0.05, 1],
         **seen,
     )
     spec.body("cart").add_geom(
-        type=shapes.mjGEOM_BOX, size=[0.25, 0.05, 0.12], rgba=[0.1, 0.3, 0.9, 1], **seen
+        type=shapes.mjGEOM_BOX, size=[0.25, 0.05, 0.12], rgba=[0.1, 0.1, 0.3, 1], **seen
     )
     return spec.compile()

@@ -64,21 +64,15 @@ def insertion(name: str, spread: float, across: int, horizon: int, blind: bool) 
     def define(offset: Float[Array, " 2"]) -> Task:
         moved = sim.make_inputs(mocap_pos=(table + jnp.pad(jnp.asarray(offset), (0, 1)))[None])
 
-        def away(y: Array) -> Float[Array, " 6"]:
-            return from_target(offset, y)
-
-        def cost(x: Array, u: Array, y: Array, t: Array) -> Array:
-            return 1e-3 * jnp.sum(u**2 / jnp.asarray(GAINS, u.dtype)) + distance_cost(away(y))
-
         def observe(x: Array, y: Array) -> Array:
-            return x if blind else jnp.concatenate([x, away(y), y[6:]])
+            return x if blind else jnp.concatenate([x, from_target(offset, y), y[6:]])
 
         def metrics(x: Array, u: Array) -> dict[str, Array]:
             return progress(offset, sim.sense(x, jnp.zeros_like(u), moved))
 
         return Task(
-            cost=cost,
-            final_cost=lambda x, y: LAST * distance_cost(away(y)),
+            cost=lambda x, u, y, t: cost(offset, u, y),
+            final_cost=lambda x, y: LAST * distance_cost(from_target(offset, y)),
             init=start,
             observe=observe,
             inputs=moved,
@@ -130,6 +124,11 @@ def progress(offset: Float[Array, " 2"], y: Float[Array, " 12"]) -> dict[str, Ar
         "depth": jnp.where(over, jnp.clip(RIM - y[2], 0, None), 0),
         "inserted": (distance <= INSERTED).astype(y.dtype),
     }
+
+
+def cost(offset: Float[Array, " 2"], u: Float[Array, " 7"], y: Float[Array, " 12"]) -> Float[Array, ""]:
+    """Of the torques and of the peg's distance from its target."""
+    return 1e-3 * jnp.sum(u**2 / jnp.asarray(GAINS, u.dtype)) + distance_cost(from_target(offset, y))
 
 
 def distance_cost(away: Float[Array, " 6"]) -> Float[Array, ""]:

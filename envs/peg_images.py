@@ -1,9 +1,9 @@
 """Put a peg into a hole that is elsewhere each time, with the torques of an arm and a camera in its hand.
 
 Arm, peg and hole are those of `envs.peg`. The student sees the picture of a camera in front of the peg, and
-the joints' angles and velocities; the teacher knows where the hole is. Its model of the arm is free of
-contacts, which have no derivatives worth following: a funnel over the hole in its cost keeps the peg off the
-table until it stands over the hole.
+the joints' angles and velocities; the teacher knows where the hole is. It plans with an arm free of contacts,
+which have no derivatives worth following: a funnel over the hole in the cost that it plans with keeps the peg
+off the table until it stands over the hole.
 """
 
 from functools import partial
@@ -22,11 +22,11 @@ from gps.costs import quadratic, residual_cost
 from gps.types import Env
 
 POLICY = "spatial_softmax"
-STUDENT = {"layers": ((16, 5, 2), (16, 3, 1), (16, 3, 1))}
+STUDENT = {"layers": ((16, 5, 3), (16, 3, 1), (16, 3, 1))}
 TEACHER = {"horizon": 20, "initial_iterations": 20}
 LOCAL = peg.LOCAL
-WEIGHTS = (1.0, 1.0, 1.0, 4.0, 0.05, 2e-4)
-"""Of place, height, upright, funnel, joint velocities and torques."""
+WEIGHTS = (1.0, 1.0, 1.0, 4.0, 1.0, 0.1)
+"""Of place, height, upright, funnel, joint velocities and torques in the planner's cost."""
 SCALES = (0.1, 0.1, 0.1)
 """Of the first three, m."""
 FUNNEL, CLEAR = 0.06, 0.01
@@ -71,29 +71,30 @@ def peg_images(
             )
             return jnp.concatenate(parts)
 
-        sizes, norms = (2, 1, 3, 2, 7), (quadratic,) * 5
-        stage = residual_cost(
-            lambda x, u, y, t: jnp.concatenate(
-                [posture(x, y), u / jnp.sqrt(jnp.asarray(peg.GAINS, u.dtype))]
-            ),
-            WEIGHTS,
-            (*norms, quadratic),
-            (*sizes, 7),
-        )
-        final = residual_cost(posture, tuple(5 * w for w in WEIGHTS[:-1]), norms, sizes)
+        def effort(x: Array, u: Array, y: Array, t: Array) -> Float[Array, " 22"]:
+            return jnp.concatenate([posture(x, y), u / jnp.sqrt(jnp.asarray(peg.GAINS, u.dtype))])
 
         def seen(x: Array, y: Array) -> PyTree:
             picture = look(x, moved)["hand"]
             return {"hand": jnp.zeros_like(picture) if blind else picture, "joints": x}
 
+        if planning:
+            sizes, norms = (2, 1, 3, 2, 7, 7), (quadratic,) * 6
+            last = tuple(5 * w for w in WEIGHTS[:-1])
+            return Task(
+                cost=residual_cost(effort, WEIGHTS, norms, sizes),
+                final_cost=residual_cost(posture, last, norms[:-1], sizes[:-1]),
+                init=peg.start,
+                observe=lambda x, y: x,
+            )
         return Task(
-            cost=stage,
-            final_cost=final,
+            cost=lambda x, u, y, t: peg.cost(offset, u, y),
+            final_cost=lambda x, y: peg.LAST * peg.distance_cost(peg.from_target(offset, y)),
             init=peg.start,
-            observe=(lambda x, y: x) if planning else seen,
-            inputs=None if planning else moved,
+            observe=seen,
+            inputs=moved,
             metrics=lambda x, u: peg.progress(offset, sim.sense(x, jnp.zeros_like(u), moved)),
-            planning=None if planning else model(offset),
+            planning=model(offset),
         )
 
     def model(offset: PyTree) -> Env:

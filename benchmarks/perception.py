@@ -18,7 +18,15 @@ from scipy.stats import bootstrap
 import students
 import teachers
 from benchmarks.harness import Row, kept, main
-from envs import cartpole_pixels, forest_trail, fork, lane_drive, peg_images
+from envs import (
+    cartpole_pixels,
+    forest_trail,
+    fork,
+    lane_drive,
+    peg_images,
+    quadrotor_depth,
+    quadrotor_forest,
+)
 from gps.algorithms.bc import bc
 from gps.algorithms.dagger import dagger
 from gps.algorithms.mdgps import mdgps
@@ -44,8 +52,8 @@ class Course(NamedTuple):
     student: Callable[..., Student]
     targets: tuple[str | None, ...]
     """Of the mean of each score."""
-    env: dict[str, Any] = {}
-    """What is different about its task."""
+    env: Callable[[], Env] | None = None
+    """Its own, where it is not that of the others."""
     budget: dict[str, int] | None = None
     """Its own, where it cannot be measured by that of the others."""
     looks: int = 1
@@ -55,7 +63,7 @@ class Course(NamedTuple):
 class Lessons(NamedTuple):
     """A task, and what is compared on it."""
 
-    env: Callable[..., Env]
+    env: Callable[[], Env]
     teacher: dict[str, Any]
     courses: dict[str, Course]
     budget: dict[str, int]
@@ -180,13 +188,31 @@ LESSONS = {
         units={"autonomy": "%"},
         gap=("BC, three cameras", "BC, centre camera", ">= 10"),
     ),
+    "quadrotor_depth": Lessons(
+        env=quadrotor_depth.quadrotor_depth,
+        teacher=quadrotor_depth.TEACHER,
+        courses={
+            "DAgger, 30 laser rays": Course(
+                dagger,
+                partial(students.mlp, **quadrotor_forest.STUDENT),
+                (None,),
+                env=quadrotor_forest.quadrotor_forest,
+            ),
+            "DAgger, depth camera": Course(dagger, partial(students.cnn, **quadrotor_depth.STUDENT), (None,)),
+        },
+        budget={"iterations": 8, "num_worlds": 16, "num_steps": 150, "updates": 1000, "batch_size": 256},
+        judge=survival,
+        units={"success": "share"},
+    ),
     "peg_images": Lessons(
         env=peg_images.peg_images,
         teacher=peg_images.TEACHER,
         courses={
             "DAgger": Course(partial(dagger, **MSE), points, (">= 0.9",)),
             "PLATO": Course(plato, points, (">= 0.9",)),
-            "DAgger, blind": Course(partial(dagger, **MSE), points, ("<= 0.3",), env={"blind": True}),
+            "DAgger, blind": Course(
+                partial(dagger, **MSE), points, ("<= 0.3",), env=partial(peg_images.peg_images, blind=True)
+            ),
             "MDGPS": Course(by_local_teachers, points, (">= 0.9",), budget=GUIDED),
         },
         budget={"iterations": 8, "num_worlds": 32, "num_steps": 40, "updates": 600, "batch_size": 256},
@@ -222,7 +248,7 @@ def outcome(task: str, name: str, seed: int, fast: bool) -> dict[str, Any]:
         budget |= {key: value for key, value in FAST.items() if key in budget}
 
     def make() -> dict[str, Any]:
-        env = lessons.env(**course.env)
+        env = (course.env or lessons.env)()
         student = course.student(env.nu, limits=env.limits)
         teacher = partial(teachers.mpc, **lessons.teacher)
         algorithm = course.algorithm(env, teacher, student, test_worlds=0, **budget)

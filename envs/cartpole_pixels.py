@@ -45,7 +45,7 @@ def cartpole_pixels(height: int = 40, width: int = 84, horizon: int = 150) -> En
 
 def grey(image: UInt8[Array, "height width 3"]) -> UInt8[Array, "height width 1"]:
     """The mean of the colours."""
-    return jnp.mean(image.astype(jnp.float32), axis=-1, keepdims=True).astype(jnp.uint8)
+    return (jnp.sum(image, axis=-1, keepdims=True, dtype=jnp.int32) // 3).astype(jnp.uint8)
 
 
 def _model() -> mujoco.MjModel:

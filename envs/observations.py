@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, PyTree
 from gps.plant import in_every_context
 from gps.types import Env, Mirror, Observer
 
-__all__ = ["bias", "delay", "differences", "dropout", "history", "noise", "outage", "subset"]
+__all__ = ["bias", "delay", "differences", "dropout", "history", "inverse_depth", "noise", "outage", "subset"]
 
 
 class Window(NamedTuple):
@@ -235,6 +235,38 @@ def subset(env: Env, select: Sequence[int] | Sequence[str] | slice | Callable[[P
         return observer._replace(observe=observe)
 
     return _observe_through(env, wrap, lambda mirror: None)
+
+
+def inverse_depth(env: Env, near: float, far: float) -> Env:
+    """Depth images as near / depth, in (0, 1]: what is close by stands out, and nothing is infinite.
+
+    Args:
+        env: the task; its observation is a dict with images of cameras' depth, called `…_depth`.
+        near: least depth told apart, m; it becomes 1.
+        far: depth where nothing is to be seen, m; it becomes near / far.
+
+    Raises:
+        ValueError: distances out of order, or no image of depth.
+    """
+    if not 0 < near < far < np.inf:
+        raise ValueError(f"inverse_depth needs 0 < near < far, both finite, came {near} and {far}")
+    full = _seen(env, env.observer)
+    if not (isinstance(full, dict) and any(name.endswith("_depth") for name in full)):
+        raise ValueError(
+            "inverse_depth finds no depth in the observation: observe a Camera with outputs=('depth',)"
+        )
+
+    def inverse(name: str, leaf: Array) -> Array:
+        return near / jnp.clip(leaf, near, far) if name.endswith("_depth") else leaf
+
+    def wrap(observer: Observer) -> Observer:
+        def observe(key: Array, memory: PyTree, x: Array, y: Array, u_prev: Array) -> tuple[PyTree, PyTree]:
+            obs, memory = observer.observe(key, memory, x, y, u_prev)
+            return {name: inverse(name, leaf) for name, leaf in obs.items()}, memory
+
+        return observer._replace(observe=observe)
+
+    return _observe_through(env, wrap)
 
 
 # ------------------------------------------------------------------------------------- internals

@@ -38,11 +38,11 @@ WEIGHTS = (2.0, 1.0, 2.0, 2.0, 0.5, 0.1, 60.0, 3.0)
 With less on the thrust the labels are at their limits every other step, which no student follows."""
 
 
-def world(add_obstacles: Callable[[mujoco.MjSpec], None]) -> mujoco.MjModel:
+def world(add_obstacles: Callable[[mujoco.MjSpec], None], rays: int = NUM_RAYS) -> mujoco.MjModel:
     """The drone with its laser, and the obstacles that `add_obstacles` puts into the specification."""
     spec = mujoco.MjSpec.from_file(str(ASSET))
     drone = spec.body("drone")
-    for i, angle in enumerate(np.linspace(np.pi / 2, -np.pi / 2, NUM_RAYS)):
+    for i, angle in enumerate(np.linspace(np.pi / 2, -np.pi / 2, rays)):
         turn = np.sqrt(0.5) * np.array(
             [1, -np.sin(angle), np.cos(angle), 0]
         )  # brings z to the ray's direction
@@ -118,21 +118,27 @@ def observe(speed: float) -> Callable[[Array, Array], Array]:
     def see(x: Array, y: Array) -> Array:
         ranges = y[1:]
         inverse = jnp.where(ranges < 0, 1 / RANGE, 1 / jnp.clip(ranges, RADIUS, RANGE))
-        back = x[3:7] * jnp.array([1, -1, -1, -1], x.dtype)
-        forward = quat_rotate(x[3:7], jnp.array([1.0, 0.0, 0.0], x.dtype))
-        up = quat_rotate(back, jnp.array([0.0, 0.0, 1.0], x.dtype))
-        error = quat_rotate(back, x[7:10] - jnp.array([speed, 0.0, 0.0], x.dtype))
-        return jnp.concatenate([inverse, forward[1:2], up[:2], error, x[10:13], x[2:3] - ALTITUDE])
+        return jnp.concatenate([inverse, inertial(x, speed)])
 
     return see
 
 
+def inertial(x: Float[Array, " 13"], speed: float) -> Float[Array, " 10"]:
+    """Heading, up; velocity error and rates in the body's frame; height over the one commanded."""
+    back = x[3:7] * jnp.array([1, -1, -1, -1], x.dtype)
+    forward = quat_rotate(x[3:7], jnp.array([1.0, 0.0, 0.0], x.dtype))
+    up = quat_rotate(back, jnp.array([0.0, 0.0, 1.0], x.dtype))
+    error = quat_rotate(back, x[7:10] - jnp.array([speed, 0.0, 0.0], x.dtype))
+    return jnp.concatenate([forward[1:2], up[:2], error, x[10:13], x[2:3] - ALTITUDE])
+
+
+INERTIAL_SIGNS = np.array([-1, 1, -1, 1, -1, 1, -1, 1, -1, 1])
+"""Of `inertial` in the mirror: heading, roll, sideways speed, roll and yaw rate change signs."""
+MOTORS_SWAPPED = np.eye(4)[[1, 0, 3, 2]]
 _SWAPPED = np.r_[NUM_RAYS - 1 : -1 : -1, NUM_RAYS : NUM_RAYS + 10]
-_SIGNS = np.r_[np.ones(NUM_RAYS), -1, 1, -1, 1, -1, 1, -1, 1, -1, 1]
-LEFT_IS_RIGHT = Mirror(
-    obs=lambda obs: obs[_SWAPPED] * jnp.asarray(_SIGNS, obs.dtype), control=np.eye(4)[[1, 0, 3, 2]]
-)
-"""Rays and motors change sides; heading, roll, sideways speed, roll and yaw rate change signs."""
+_SIGNS = np.r_[np.ones(NUM_RAYS), INERTIAL_SIGNS]
+LEFT_IS_RIGHT = Mirror(lambda obs: obs[_SWAPPED] * jnp.asarray(_SIGNS, obs.dtype), MOTORS_SWAPPED)
+"""Rays and motors change sides."""
 
 
 def failed(x: Float[Array, " 13"], y: Float[Array, " 31"]) -> Array:

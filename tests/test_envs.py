@@ -282,6 +282,7 @@ def test_context_reaches_cost_or_senses(name):
         bound, u = env.bind(context), jnp.zeros(env.nu)
         y = bound.sense(x, u)
         obs, _ = bound.observer.observe(KEYS[0], bound.observer.init(KEYS[0]), x, y, u)
+        obs = jnp.concatenate([leaf.ravel().astype(x.dtype) for leaf in jax.tree.leaves(obs)])
         return {"costs": bound.cost(x, u, y, jnp.int32(0)), "obs": obs, "first": bound.init(KEYS[0])}
 
     met = jax.jit(jax.vmap(meet, in_axes=(0, None)))(seen.context, seen.xs[0, -1])

@@ -7,7 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs.observations import bias, delay, differences, dropout, history, noise, outage, subset
+from envs.observations import (
+    bias,
+    delay,
+    differences,
+    dropout,
+    history,
+    inverse_depth,
+    noise,
+    outage,
+    subset,
+)
 from gps.plant import plant
 from gps.types import Mirror, Observer
 
@@ -253,3 +263,20 @@ def test_sensors_of_a_dict_fail_on_their_own():
 def test_failures_that_cannot_be_are_said(wrap, says):
     with pytest.raises(ValueError, match=says):
         wrap()
+
+
+def test_inverse_depth_is_near_over_depth_within_its_range():
+    both = subset(scene(), lambda obs: {"front_depth": 3 * jnp.abs(obs), "rest": obs})
+    env = inverse_depth(both, 0.2, 2.0).bind(0.3)
+    for x in XS:
+        obs, _ = env.observer.observe(jax.random.key(0), (), x, jnp.zeros(0), jnp.zeros(2))
+        np.testing.assert_allclose(
+            obs["front_depth"], 0.2 / np.clip(3 * np.abs(x + 0.3), 0.2, 2.0), rtol=1e-12
+        )
+        np.testing.assert_array_equal(obs["rest"], x + 0.3)
+    for near, far in ((0.0, 8.0), (8.0, 0.2), (0.2, np.inf)):
+        with pytest.raises(ValueError, match="0 < near < far, both finite"):
+            inverse_depth(both, near, far)
+    for blind in (scene(), subset(scene(), lambda obs: {"front": obs})):
+        with pytest.raises(ValueError, match="finds no depth in the observation"):
+            inverse_depth(blind, 0.2, 8.0)

@@ -1,6 +1,6 @@
 """The quadrotor's worlds against geometry written out in NumPy: laser, contacts, walls, trees, wind."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -377,9 +377,14 @@ def reflected_gust(waves):
     return waves * [1, -1, 1, -1]
 
 
-@pytest.mark.parametrize(("name", "reflect"), [
-    ("quadrotor_forest", reflected_forest), ("quadrotor_canyon", reflected_canyon)
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "reflect"),
+    [
+        ("quadrotor_forest", reflected_forest),
+        ("quadrotor_depth", reflected_forest),
+        ("quadrotor_canyon", reflected_canyon),
+    ],
+)
 def test_in_the_mirror_everything_is_the_same(name, reflect):
     env = pairing(name, gust=0.5).env
     rng, sides = np.random.default_rng(3), np.array([1, -1, 1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1])
@@ -395,7 +400,51 @@ def test_in_the_mirror_everything_is_the_same(name, reflect):
         x, u = pose([0.5, 0.3, 1.5], 0.4, rng), rng.uniform(0, 1, 4)
         x[7:] = rng.normal(size=6)
         here, there = look(world, x, u), look(reflect(world), x * sides, env.mirror.control @ u)
-        np.testing.assert_allclose(env.mirror.obs(here[0]), there[0], atol=1e-9)
+        atol = 1e-6 if name == "quadrotor_depth" else 1e-9  # images are in single precision
+        jax.tree.map(partial(np.testing.assert_allclose, atol=atol), env.mirror.obs(here[0]), there[0])
         np.testing.assert_allclose(here[1] * sides, there[1], atol=1e-9)
         np.testing.assert_allclose(here[2:], there[2:], atol=1e-9)
-        assert np.abs(here[0] - there[0]).max() > 0.1  # they are not the same to begin with
+        for a, b in zip(jax.tree.leaves(here[0]), jax.tree.leaves(there[0]), strict=True):
+            assert np.abs(a - b).max() > 0.02  # they are not the same to begin with
+
+
+def test_the_depth_camera_sees_the_nearest_trees():
+    """Rays of the image's middle row, along the flight, against circles."""
+    rng, env = np.random.default_rng(4), pairing("quadrotor_depth", height=15, width=48, gust=0.0).env
+    worlds, near, seen = draw(env, 8), [], []
+    look = jax.jit(
+        lambda world, x: env.bind(world).observer.observe(
+            jax.random.key(0), (), x, jnp.zeros(1), jnp.zeros(4)
+        )[0]
+    )
+    focal = 7.5 / np.tan(np.deg2rad(25))
+    columns = (np.arange(48) + 0.5 - 24) / focal
+    for i in range(8):
+        world, turn = jax.tree.map(lambda a, i=i: a[i], worlds), rng.uniform(-np.pi, np.pi)
+        x = pose([*rng.uniform(-5, 5, 2), 1.5])
+        x[3:7] = [np.cos(turn / 2), 0, 0, np.sin(turn / 2)]
+        ahead, left = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
+        eye = x[:2] + 0.21 * ahead
+        centres, which = images(world.trees.centres)
+        way = ahead - columns[:, None] * left  # one metre along the axis
+        inside = np.linalg.norm(centres - eye, axis=1).min() < 1
+        if inside:
+            continue
+        a = np.sum(way**2, axis=1)[:, None]
+        b = way @ (eye - centres).T
+        root = b**2 - a * (
+            np.sum((eye - centres) ** 2, axis=1) - trees_around.radii(len(world.trees.centres))[which] ** 2
+        )
+        depth = np.where((root > 0) & (b < 0), (-b - np.sqrt(np.maximum(root, 0))) / a, np.inf).min(axis=1)
+        seen.append(np.asarray(look(world, x)["front_depth"])[7, :, 0])
+        far = depth * np.sqrt(a[:, 0]) > 9.5  # half a tile: a tree may not stand there twice
+        near.append(
+            np.where(
+                far & (depth < quad.RANGE), np.nan, quad.RADIUS / np.clip(depth, quad.RADIUS, quad.RANGE)
+            )
+        )
+    seen, near = np.array(seen), np.array(near)
+    told = np.isfinite(near)
+    assert told.mean() > 0.9
+    assert len(near) >= 3 and 0.3 < np.mean(near > quad.RADIUS / quad.RANGE) < 0.95
+    np.testing.assert_allclose(seen[told], near[told], atol=1e-6)

@@ -23,6 +23,7 @@ ENVS = (
     "cartpole",
     "reacher",
     "quadrotor_forest",
+    "quadrotor_depth",
     "quadrotor_canyon",
     "obstacle",
     "peg",

@@ -147,7 +147,7 @@ def by_local_teachers(
 
 MSE = {"loss": "mse"}
 FAST = {"iterations": 1, "num_worlds": 4, "updates": 2}
-GUIDED = {"iterations": 8, "samples": 5, "updates": 1000, "batch_size": 256}
+GUIDED = {"iterations": 6, "samples": 5, "updates": 1000, "batch_size": 256}
 LESSONS = {
     "fork": Lessons(
         env=fork.fork,
@@ -215,7 +215,7 @@ LESSONS = {
             ),
             "MDGPS": Course(by_local_teachers, points, (">= 0.9",), budget=GUIDED),
         },
-        budget={"iterations": 8, "num_worlds": 32, "num_steps": 40, "updates": 600, "batch_size": 256},
+        budget={"iterations": 6, "num_worlds": 32, "num_steps": 40, "updates": 600, "batch_size": 256},
         judge=inserting,
         units={"inserted": "share"},
     ),

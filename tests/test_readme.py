@@ -102,6 +102,14 @@ def test_episodes_are_exported(tmp_path):
         assert file.attrs["num_episodes"] == 2
 
 
+def test_a_student_learns_from_a_store(tmp_path):
+    done = run(example("store"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    steps, loss = done.stdout.split()
+    assert int(steps) == 320
+    assert 0 < float(loss) < 1
+
+
 @pytest.mark.parametrize("command", ["gps envs", "gps algorithms"])
 def test_commands_named_in_the_readme_exist(command):
     assert f"\n{command}\n" in (ROOT / "README.md").read_text()

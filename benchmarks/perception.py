@@ -132,13 +132,8 @@ def four_frames(nu: int, limits: Limits) -> Student:
     return students.frame_stack(students.cnn(nu, limits=limits), 4, 16)
 
 
-def points(nu: int, limits: Limits) -> Student:
-    """The student of `peg_images`."""
-    return students.spatial_softmax(nu, limits=limits, **peg_images.STUDENT)
-
-
 def by_local_teachers(
-    env: Env, planner: Any, student: Student, iterations: int, test_worlds: int, **budget: int
+    env: Env, planner: Any, student: Student, iterations: int, test_worlds: int, **budget: Any
 ) -> Algorithm:
     """MDGPS: in place of the planner local teachers, who fit models to rollouts in `Env.conditions`."""
     local = partial(teachers.local_lqr, **peg_images.LOCAL)
@@ -146,6 +141,7 @@ def by_local_teachers(
 
 
 MSE = {"loss": "mse"}
+POINTS = partial(students.spatial_softmax, **peg_images.STUDENT)
 FAST = {"iterations": 1, "num_worlds": 4, "updates": 2}
 GUIDED = {"iterations": 6, "samples": 5, "updates": 1000, "batch_size": 256}
 LESSONS = {
@@ -208,12 +204,12 @@ LESSONS = {
         env=peg_images.peg_images,
         teacher=peg_images.TEACHER,
         courses={
-            "DAgger": Course(partial(dagger, **MSE), points, (">= 0.9",)),
-            "PLATO": Course(plato, points, (">= 0.9",)),
+            "DAgger": Course(partial(dagger, **MSE), POINTS, (">= 0.9",)),
+            "PLATO": Course(plato, POINTS, (">= 0.9",)),
             "DAgger, blind": Course(
-                partial(dagger, **MSE), points, ("<= 0.3",), env=partial(peg_images.peg_images, blind=True)
+                partial(dagger, **MSE), POINTS, ("<= 0.3",), env=partial(peg_images.peg_images, blind=True)
             ),
-            "MDGPS": Course(by_local_teachers, points, (">= 0.9",), budget=GUIDED),
+            "MDGPS": Course(by_local_teachers, POINTS, (">= 0.9",), budget=GUIDED),
         },
         budget={"iterations": 6, "num_worlds": 32, "num_steps": 40, "updates": 600, "batch_size": 256},
         judge=inserting,

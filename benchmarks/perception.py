@@ -26,7 +26,9 @@ from envs import (
     peg_images,
     quadrotor_depth,
     quadrotor_forest,
+    sights,
 )
+from gps import plots
 from gps.algorithms.bc import bc
 from gps.algorithms.dagger import dagger
 from gps.algorithms.mdgps import mdgps
@@ -39,6 +41,9 @@ from gps.placement import cpu_jit
 from gps.types import Algorithm, Env, Limits, Student
 
 SEEDS = (0, 1, 2)
+FILMED = 100
+"""Steps."""
+PICTURES = Path(__file__).resolve().parents[1] / "docs"
 
 Judge = Callable[[Env, Student, Array, PyTree, bool], dict[str, Float[np.ndarray, " worlds"]]]
 """(env, student, key, variables, fast) → scores for each unseen world, by their names."""
@@ -284,9 +289,34 @@ def case(task: str) -> Callable[[bool], list[Row]]:
                 Row(f"{name}: frames per seed", float(runs[0]["frames"]), "1"),
                 Row(f"{name}: updates per seed", float(runs[0]["updates"]), "1"),
             ]
+        if not fast:
+            film(task)
         return found if lessons.gap is None or fast else found + _gap(lessons, known)
 
     return rows
+
+
+def film(task: str, pictures: int = 7) -> None:
+    """What the student would see where its teacher goes, in a world of the first seed, as a png."""
+    lessons = LESSONS[task]
+    env = lessons.env()
+    keys = jax.random.split(jax.random.key(SEEDS[0]), 1)
+    teach = evaluate(env, make_teacher=partial(teachers.mpc, **lessons.teacher), num_steps=FILMED)
+    driven = cpu_jit(teach)(keys, ())[1]
+    at = np.linspace(0, FILMED - 1, pictures).round().astype(int)
+    context = env.sample_context(driven.key[0, 0])
+    rows = [
+        np.concatenate(list(_framed(shown[:, 0])), axis=1)
+        for shown in sights.pictures(env, context, np.asarray(driven.x)[at])
+    ]
+    plots.save_pixels(np.concatenate(rows), PICTURES / f"sight_{task}.png")
+
+
+def _framed(shown: np.ndarray) -> np.ndarray:
+    """Larger, with white around: [n, height, width, 3]."""
+    larger = max(1, round(240 / shown.shape[2]))
+    big = shown.repeat(larger, axis=1).repeat(larger, axis=2)
+    return np.pad(big, [(0, 0), (3, 3), (3, 3), (0, 0)], constant_values=255)
 
 
 def _gap(lessons: Lessons, known: dict[tuple[str, str], tuple[float, float, float]]) -> list[Row]:

@@ -20,6 +20,8 @@ POLICY = "cnn"
 STUDENT = {"memory": "gru", "unroll": Unroll(32, 8)}
 TEACHER = cartpole.TEACHER
 LEFT_IS_RIGHT = Mirror(lambda obs: {"rail": jnp.flip(obs["rail"], -2)}, -np.eye(1))
+FINE = 3
+"""Rays per pixel, along and across."""
 FAR, TALL = 12.0, 1.3
 """How far the camera stands from the rail, and half of the height it sees there, m."""
 
@@ -36,7 +38,7 @@ def cartpole_pixels(height: int = 40, width: int = 84, tilt: float = 0.5, horizo
     if not 0 <= tilt < np.pi / 2:
         raise ValueError(f"tilt must be in [0, pi / 2) rad, where the pole has not fallen yet, got {tilt}")
     sim = engine(_model(), substeps=cartpole.SUBSTEPS)
-    look = sim.camera(Camera("rail", height, width))
+    look = sim.camera(Camera("rail", FINE * height, FINE * width))
     stage, final = cartpole.swing_cost()
 
     def start(key: Array) -> Float[Array, " 4"]:
@@ -54,9 +56,11 @@ def cartpole_pixels(height: int = 40, width: int = 84, tilt: float = 0.5, horizo
     return from_engine(sim, lambda context: task, horizon=horizon, name="cartpole_pixels")
 
 
-def grey(image: UInt8[Array, "height width 3"]) -> UInt8[Array, "height width 1"]:
-    """The mean of the colours."""
-    return (jnp.sum(image, axis=-1, keepdims=True, dtype=jnp.int32) // 3).astype(jnp.uint8)
+def grey(image: UInt8[Array, "rows columns 3"]) -> UInt8[Array, "height width 1"]:
+    """Mean colour of FINE x FINE pixels: levels of grey say where an edge goes through a pixel."""
+    rows, columns, colours = image.shape
+    cells = image.reshape(rows // FINE, FINE, columns // FINE, FINE * colours)
+    return (jnp.sum(cells, axis=(1, 3), dtype=jnp.int32)[..., None] // (FINE**2 * colours)).astype(jnp.uint8)
 
 
 def _model() -> mujoco.MjModel:

@@ -13,7 +13,7 @@ from gps.rollout import first_observation
 from gps.types import Env
 from gps.video import Clip, Drawing, Frame
 
-__all__ = ["sights"]
+__all__ = ["pictures", "sights"]
 
 COLOURS = ("#1c5fb0", "#c2255c", "#7048e8", "#0b7285")
 """One per driver."""
@@ -24,7 +24,7 @@ WIDE = 4.2
 def frames(env: Env, clip: Clip, titles: Sequence[str], steps: Sequence[int]) -> Iterator[Frame]:
     """For each driver its images on top of each other; they stand still when its episode is over."""
     at = np.minimum(np.asarray(steps)[:, None], clip.lasted[None] - 1)  # [frames, n]
-    shown = _seen(env, clip, clip.xs[np.arange(len(titles)), at])
+    shown = pictures(env, clip.context, clip.xs[np.arange(len(titles)), at])
     tall = sum(image.shape[2] / image.shape[3] for image in shown)
     figure = plots.blank(WIDE * len(titles), WIDE * tall + 0.4)
     axes = figure.subplots(len(shown), len(titles), squeeze=False)
@@ -37,8 +37,8 @@ def frames(env: Env, clip: Clip, titles: Sequence[str], steps: Sequence[int]) ->
     for ax, title, colour in zip(axes[0], titles, COLOURS * len(titles), strict=False):
         ax.set_title(title, color=colour, weight="bold", fontsize=12, pad=4)
     for k in range(len(steps)):
-        for i, pictures in enumerate(drawn):
-            for picture, image in zip(pictures, shown, strict=True):
+        for i, column in enumerate(drawn):
+            for picture, image in zip(column, shown, strict=True):
                 picture.set_data(image[k, i])
         yield plots.pixels(figure)
 
@@ -47,14 +47,18 @@ sights = Drawing(frames)
 """The student's images, side by side for every driver."""
 
 
-def _seen(env: Env, clip: Clip, xs: np.ndarray) -> list[np.ndarray]:
-    """The images at states [frames, n], each [frames, n, height, width, 3], uint8."""
+def pictures(env: Env, context: PyTree, xs: np.ndarray) -> list[np.ndarray]:
+    """Each image that the student sees at states [frames, n, nx], as bytes [frames, n, height, width, 3].
+
+    Raises:
+        ValueError: there is no image in its observation.
+    """
 
     def look(context: PyTree, x: Array) -> list[Array]:
         obs = first_observation(jax.random.key(0), env.bind(context), x)
         return [leaf.reshape(-1, *leaf.shape[-3:])[-1] for leaf in jax.tree.leaves(obs) if leaf.ndim >= 3]
 
-    found = cpu_jit(jax.vmap(jax.vmap(look), (None, 0)))(clip.context, jnp.asarray(xs))
+    found = cpu_jit(jax.vmap(jax.vmap(look), (None, 0)))(context, jnp.asarray(xs))
     if not found:
         raise ValueError(f"{env.name}: there is no image in what the student sees, choose another drawing")
     return [_colours(np.asarray(image)) for image in found]

@@ -304,7 +304,7 @@ def film(task: str, pictures: int = 7) -> None:
     teach = evaluate(env, make_teacher=partial(teachers.mpc, **lessons.teacher), num_steps=FILMED)
     driven = cpu_jit(teach)(keys, ())[1]
     at = np.linspace(0, FILMED - 1, pictures).round().astype(int)
-    context = env.sample_context(driven.key[0, 0])
+    context = jax.vmap(env.sample_context)(driven.key[0])
     rows = [
         np.concatenate(list(_framed(shown[:, 0])), axis=1)
         for shown in sights.pictures(env, context, np.asarray(driven.x)[at])

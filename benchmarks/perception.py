@@ -209,7 +209,7 @@ LESSONS = {
         env=peg_images.peg_images,
         teacher=peg_images.TEACHER,
         courses={
-            "DAgger": Course(partial(dagger, **MSE), POINTS, (">= 0.9",)),
+            "DAgger": Course(dagger, POINTS, (">= 0.9",)),
             "PLATO": Course(plato, POINTS, (">= 0.9",)),
             "DAgger, blind": Course(
                 partial(dagger, **MSE), POINTS, ("<= 0.3",), env=partial(peg_images.peg_images, blind=True)

@@ -18,7 +18,8 @@ from gps.types import Env, Mirror, Unroll
 
 POLICY = "cnn"
 STUDENT = {"memory": "gru", "unroll": Unroll(32, 8)}
-TEACHER = cartpole.TEACHER
+TEACHER = {"horizon": 20, "initial_iterations": 30}
+"""Those of `envs.cartpole` look farther ahead, and let the pole fall to swing it up again."""
 LEFT_IS_RIGHT = Mirror(lambda obs: {"rail": jnp.flip(obs["rail"], -2)}, -np.eye(1))
 FINE = 3
 """Rays per pixel, along and across."""
@@ -26,7 +27,7 @@ FAR, TALL = 12.0, 1.3
 """How far the camera stands from the rail, and half of the height it sees there, m."""
 
 
-def cartpole_pixels(height: int = 40, width: int = 84, tilt: float = 0.5, horizon: int = 150) -> Env:
+def cartpole_pixels(height: int = 40, width: int = 84, tilt: float = 0.3, horizon: int = 150) -> Env:
     """The cart and the pole of `envs.cartpole`; the student sees grey pictures.
 
     Args:

@@ -39,6 +39,6 @@ def test_it_fails_where_the_pole_has_fallen(env):
     assert [bool(failed) for failed in at] == [False, False, True, True]
     assert bool(env.failed(jnp.array([2.6, 0.0, 0.0, 0.0]), jnp.zeros(0)))
     xs = np.asarray(jax.vmap(env.init)(jax.random.split(jax.random.key(0), 500)))
-    assert 0.45 < np.abs(xs[:, 1]).max() <= 0.5
+    assert 0.29 < np.abs(xs[:, 1]).max() <= 0.3
     with pytest.raises(ValueError, match="has not fallen yet, got 2"):
         cartpole_pixels(tilt=2.0)

@@ -41,8 +41,6 @@ from gps.placement import cpu_jit
 from gps.types import Algorithm, Env, Limits, Student
 
 SEEDS = (0, 1, 2)
-FILMED = 100
-"""Steps."""
 PICTURES = Path(__file__).resolve().parents[1] / "docs"
 
 Judge = Callable[[Env, Student, Array, PyTree, bool], dict[str, Float[np.ndarray, " worlds"]]]
@@ -76,6 +74,8 @@ class Lessons(NamedTuple):
     judge: Judge
     units: dict[str, str]
     """What the judge measures, and its units."""
+    filmed: int = 100
+    """Steps of the teacher's in the picture of what the student sees."""
     gap: tuple[str, str, str] | None = None
     """(a better course, a worse one, target of the difference in the first score)."""
 
@@ -174,6 +174,7 @@ LESSONS = {
         budget={"iterations": 8, "num_worlds": 16, "num_steps": 150, "updates": 600, "batch_size": 256},
         judge=balancing,
         units={"success": "share"},
+        filmed=25,
     ),
     "lane_drive": Lessons(
         env=lane_drive.lane_drive,
@@ -219,6 +220,7 @@ LESSONS = {
         budget={"iterations": 6, "num_worlds": 32, "num_steps": 40, "updates": 600, "batch_size": 256},
         judge=inserting,
         units={"inserted": "share"},
+        filmed=22,
     ),
     "forest_trail": Lessons(
         env=partial(forest_trail.forest_trail, horizon=2400),
@@ -301,9 +303,9 @@ def film(task: str, pictures: int = 7) -> None:
     lessons = LESSONS[task]
     env = lessons.env()
     keys = jax.random.split(jax.random.key(SEEDS[0]), 1)
-    teach = evaluate(env, make_teacher=partial(teachers.mpc, **lessons.teacher), num_steps=FILMED)
+    teach = evaluate(env, make_teacher=partial(teachers.mpc, **lessons.teacher), num_steps=lessons.filmed)
     driven = cpu_jit(teach)(keys, ())[1]
-    at = np.linspace(0, FILMED - 1, pictures).round().astype(int)
+    at = np.linspace(0, lessons.filmed - 1, pictures).round().astype(int)
     context = jax.vmap(env.sample_context)(driven.key[0])
     rows = [
         np.concatenate(list(_framed(shown[:, 0])), axis=1)

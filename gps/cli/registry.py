@@ -78,7 +78,7 @@ DRAWINGS = {
     "blind_peg": "envs.sticks:peg",
     "swimmer": "envs.sticks:swimmer",
     "quadrotor_forest": "envs.draw:forest_flight",
-    "quadrotor_depth": "envs.draw:forest_flight",
+    "quadrotor_depth": "envs.sights:sights",
     "quadrotor_canyon": "envs.draw:canyon_flight",
 }
 

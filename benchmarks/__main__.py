@@ -6,7 +6,16 @@ import sys
 
 import benchmarks
 
-HELPERS = {"__main__", "beside_crocoddyl", "beside_imitation", "harness", "known_answers", "readme", "suite"}
+HELPERS = {
+    "__main__",
+    "beside_crocoddyl",
+    "beside_imitation",
+    "harness",
+    "known_answers",
+    "lessons",
+    "readme",
+    "suite",
+}
 
 if __name__ == "__main__":
     failed = []

@@ -1,6 +1,6 @@
 """What students that see and remember are compared on: tasks, ways to learn them, and what counts.
 
-All students of a task learn from as many frames with as many updates, where a course has no budget of its own.
+All students of a task learn from as many frames with as many updates, but for courses with their own budget.
 """
 
 from collections.abc import Callable

@@ -164,7 +164,7 @@ LESSONS = {
                 partial(dagger, **MSE), partial(students.cnn, **cartpole_pixels.STUDENT), (">= 0.95",)
             ),
         },
-        budget={"iterations": 8, "num_worlds": 16, "num_steps": 150, "updates": 600, "batch_size": 256},
+        budget={"iterations": 6, "num_worlds": 16, "num_steps": 150, "updates": 600, "batch_size": 256},
         judge=balancing,
         units={"success": "share"},
         filmed=25,

@@ -14,6 +14,7 @@ between leaves the store as it was. What lies behind the counted steps is overwr
 import contextlib
 import fcntl
 import json
+import operator
 import os
 import re
 from collections.abc import Iterator
@@ -69,20 +70,23 @@ def create(path: str | Path, example: Dataset) -> None:
         FileExistsError: there is something at `path`.
         ValueError: an observation of another kind.
     """
-    path = Path(path)
+    path = Path(path).absolute()
     fields = {name: _field(leaf) for name, leaf in _leaves(example).items()}
     try:
         path.mkdir(parents=True)
     except FileExistsError:
-        raise FileExistsError(f"{path} is there already: append to it, or choose another path") from None
+        advice = "append to it" if (path / INDEX).exists() else "it is no store: remove it"
+        raise FileExistsError(f"{path} is there already: {advice}, or choose another path") from None
     for name in fields:
         (path / f"{name}.bin").touch()
     _commit(path, Index(0, fields))
+    _sync(path.parent)
 
 
 def append(path: str | Path, rows: Dataset) -> int:
     """Writes steps [n, …] behind those stored, those of weight 0 left out; returns how many are stored now.
 
+    Floating point numbers are cast to the type stored, as by `gps.dataset.add`; everything else must have it.
     Nothing changes where it raises.
 
     Raises:
@@ -91,12 +95,14 @@ def append(path: str | Path, rows: Dataset) -> int:
         ValueError: steps of other fields, shapes or types than those stored, or a damaged store.
     """
     path = Path(path)
+    _read(path)  # a foreign directory gets no lock
     with _locked(path):
         index = _read(path)
         _check_whole(path, index, index.length)
         leaves = _leaves(rows)
         _check_alike(index, leaves)
-        kept = np.flatnonzero(np.asarray(rows.weight) > 0)
+        weight = np.asarray(rows.weight).astype(index.fields["weight"].dtype)
+        kept = np.flatnonzero(weight > 0)
         for name, leaf in leaves.items():
             field = index.fields[name]
             words = jax.random.key_data(leaf) if field.key else leaf
@@ -139,14 +145,8 @@ def load(path: str | Path, rows: int | None = None) -> Dataset:
     if not 0 <= total <= index.length:
         raise ValueError(f"{path} has {index.length} steps, asked for the first {rows}")
     _check_whole(path, index, total)
-    tree: dict[str, Any] = {}
-    for name, field in index.fields.items():
-        *outer, last = name.split(".")
-        branch = tree
-        for part in outer:
-            branch = branch.setdefault(part, {})
-        branch[last] = _mapped(path / f"{name}.bin", field, total)
-    return Dataset(**{"key": (), **tree}, next_slot=jnp.int32(0))
+    leaves = {name: _mapped(path / f"{name}.bin", field, total) for name, field in index.fields.items()}
+    return _tree(leaves)._replace(next_slot=jnp.int32(0))
 
 
 # ------------------------------------------------------------------------------------- internals
@@ -160,17 +160,31 @@ def _mapped(file: Path, field: Field, rows: int) -> jax.Array:
     return jax.random.wrap_key_data(array, impl=field.key) if field.key else array
 
 
+def _tree(leaves: dict[str, Any]) -> Dataset:
+    """Fields by their paths as a dataset again, `next_slot` left out."""
+    tree: dict[str, Any] = dict.fromkeys(Dataset._fields, ())
+    for name, leaf in leaves.items():
+        *outer, last = name.split(".")
+        branch = tree
+        for part in outer:
+            branch[part] = branch.get(part) or {}
+            branch = branch[part]
+        branch[last] = leaf
+    return Dataset(**tree)
+
+
 def _leaves(rows: Dataset) -> dict[str, Any]:
     """Every field by its path, `next_slot` left out."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(rows._replace(next_slot=())):
+    rows, found = rows._replace(next_slot=()), {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(rows):
         names = [str(getattr(part, "name", getattr(part, "key", ""))) for part in path]
-        if not all(NAME.fullmatch(name) for name in names):
-            raise ValueError(
-                "a store holds observations that are arrays or dicts of arrays, names of letters, digits, "
-                f"_ and -; got {jax.tree_util.keystr(path)}"
-            )
-        found[".".join(names)] = leaf
+        if all(NAME.fullmatch(name) for name in names):
+            found[".".join(names)] = leaf
+    if jax.tree.structure(_tree(found)) != jax.tree.structure(rows):
+        raise ValueError(
+            "a store holds observations that are arrays or dicts of arrays, names of letters, digits, "
+            f"_ and -; got {jax.tree.map(jnp.shape, rows.obs)}"
+        )
     return found
 
 
@@ -189,13 +203,16 @@ def _check_alike(index: Index, leaves: PyTree) -> None:
             f"these steps have other fields than those stored: {missing or 'none'} are missing, "
             f"{more or 'none'} are not stored"
         )
-    length = len(leaves["weight"])
+    length = (*leaves["weight"].shape, "n")[0]
     for name, leaf in leaves.items():
         stored, new = index.fields[name], _field(leaf)
         if new.shape != [length, *stored.shape]:
             raise ValueError(f"{name}: shape {(length, *stored.shape)} expected, got {tuple(new.shape)}")
-        if new.key != stored.key or not np.can_cast(new.dtype, stored.dtype, "same_kind"):
-            raise ValueError(f"{name}: {stored.key or stored.dtype} is stored, got {new.key or new.dtype}")
+        floating = all(jnp.issubdtype(np.dtype(field.dtype), jnp.floating) for field in (stored, new))
+        if new.key != stored.key or (new.dtype != stored.dtype and not floating):
+            raise ValueError(
+                f"{name}: {stored.key or stored.dtype} is stored, got {new.key or new.dtype}; convert it"
+            )
 
 
 def _check_whole(path: Path, index: Index, rows: int) -> None:
@@ -227,11 +244,18 @@ def _read(path: Path) -> Index:
         held = json.loads(file.read_text())
         version = held["format"]
         if version == FORMAT:
-            return Index(
-                int(held["length"]), {name: Field(**field) for name, field in held["fields"].items()}
-            )
+            index = Index(held["length"], {name: Field(**field) for name, field in held["fields"].items()})
+            _tree(index.fields)
+            counts = [index.length, *(n for field in index.fields.values() for n in field.shape)]
+            named = all(NAME.fullmatch(part) for name in index.fields for part in name.split("."))
+            if not (named and "weight" in index.fields and all(operator.index(n) >= 0 for n in counts)):
+                raise ValueError(f"got {index}")
+            _ = [field.width for field in index.fields.values()]
+            return index
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{file} is not the index of a store of steps") from error
+        raise ValueError(
+            f"{file} is not the index of a store of steps: bring it back, or choose another path"
+        ) from error
     raise ValueError(f"{file} has format {version}, this version reads {FORMAT}: update the package")
 
 
@@ -243,6 +267,11 @@ def _commit(path: Path, index: Index) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path / INDEX)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """The names in a folder, on disk."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -253,8 +282,6 @@ def _commit(path: Path, index: Index) -> None:
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """One process appends at a time; the lock ends with the process."""
-    if not path.is_dir():
-        raise FileNotFoundError(f"there is no store of steps at {path}; gps.store.create makes one")
     with (path / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -133,7 +133,8 @@ def load(path: str | Path, rows: int | None = None) -> Dataset:
 
     Where JAX computes on the CPU the arrays are the mapped files themselves: the system brings pages in as
     steps are drawn, and drops them under pressure. Types that JAX does not hold (float64 without x64) and
-    other devices cost a copy. The mapping is read-only, and an array outlives later appends.
+    other devices cost a copy. The mapping is read-only: a program that is given an array to keep (donated)
+    copies it. An array outlives later appends; a file that is cut short under it ends the process (SIGBUS).
 
     Raises:
         FileNotFoundError: there is no store, or a file of it is missing.

@@ -126,7 +126,7 @@ def fit(
             memory), see `students.augment`.
 
     Raises:
-        ValueError: on settings that contradict each other.
+        ValueError: on settings that contradict each other; from `run`, on a dataset that has no slots.
     """
     _check(batch_size, epochs, updates, validation, patience)
     length = _window(student.unroll, batch_size)
@@ -138,6 +138,8 @@ def fit(
 
     @jax.jit
     def run(key: Key[Array, ""], state: FitState, dataset: Dataset) -> tuple[FitState, dict[str, Array]]:
+        if not dataset.weight.shape[0]:
+            raise ValueError("a dataset of no slots teaches nothing: fill it, or its store, first")
         data = _cast(dataset, state.variables[0])
         train_weight, held_weight = split(state.split_key, data.weight, validation, block=length)
         params, statistics = student.observe_statistics(

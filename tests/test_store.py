@@ -3,6 +3,7 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from labelled import compiled, example, random_steps
 from small_tasks import same
 
 from gps import store
-from students import adam, cnn, fit, mse
+from students import adam, cnn, fit, mlp, mse
 
 
 def seen(n, seed=0):
@@ -51,19 +52,20 @@ def test_what_is_appended_is_what_is_loaded(stored):
 
 
 def test_loading_copies_nothing(stored):
-    path, _ = stored
-    picture = store.load(path).obs["hand"]["rgb"]
-    maps = [
-        line.split()
-        for line in Path("/proc/self/maps").read_text().splitlines()
-        if line.rstrip().endswith("obs.hand.rgb.bin")
-    ]
-    inside = [
-        int(span.split("-")[0], 16) <= picture.unsafe_buffer_pointer() < int(span.split("-")[1], 16)
-        for span, *_ in maps
-    ]
-    assert any(inside)
+    path, steps = stored
+    found = store.load(path)
+    maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(path) in line]
     assert all(rights.startswith("r--") for _, rights, *_ in maps)
+    spans = {Path(name).stem: [int(end, 16) for end in span.split("-")] for span, *_, name in maps}
+    leaves = store._leaves(found._replace(key=jax.random.key_data(found.key)))
+    assert set(spans) == set(leaves)
+    for name, leaf in leaves.items():
+        begin, end = spans[name]
+        assert begin <= leaf.unsafe_buffer_pointer() < end
+    # A program that may write into its arguments leaves the files alone.
+    doubled = jax.jit(lambda x: 2 * x, donate_argnums=0)(found.x)
+    np.testing.assert_array_equal(doubled, 2 * np.asarray(steps.x))
+    assert same(store.load(path), steps)
 
 
 def test_steps_without_weight_are_left_out_and_others_cast(stored):
@@ -94,17 +96,30 @@ def test_a_student_learns_the_same_bits_from_disk(stored):
 def test_an_empty_store_is_an_empty_dataset(tmp_path):
     store.create(tmp_path / "steps", example(seen(1)))
     assert store.count(tmp_path / "steps") == 0
-    assert store.load(tmp_path / "steps").obs["hand"]["rgb"].shape == (0, 8, 8, 3)
+    found = store.load(tmp_path / "steps")
+    assert found.obs["hand"]["rgb"].shape == (0, 8, 8, 3)
+    fitter = fit(mlp(2, (4,)), mse(), updates=1)
+    with pytest.raises(ValueError, match="a dataset of no slots"):
+        fitter.run(jax.random.key(0), fitter.init(jax.random.key(0), ({"w": jnp.zeros(1)}, ())), found)
 
 
-def test_an_append_that_was_cut_off_leaves_the_store_as_it_was(stored):
+def test_an_append_that_was_cut_off_leaves_the_store_as_it_was(stored, monkeypatch):
     path, steps = stored
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(store, "_commit", killed)  # every file written, the index not yet replaced
+        store.append(path, seen(5, seed=2))
     with (path / "obs.hand.rgb.bin").open("ab") as file:
         file.write(b"half of a step")
+    assert (path / "obs.hand.rgb.bin").stat().st_size == 25 * 192 + 14
     assert same(store.load(path), steps)
     more = seen(3, seed=1)
     assert store.append(path, more) == 23
     assert same(part(store.load(path), 20, 23), more)
+    assert (path / "obs.hand.rgb.bin").stat().st_size == 23 * 192
 
 
 def _append_for_ever(path):
@@ -140,6 +155,14 @@ def test_nothing_is_overwritten(stored):
     with pytest.raises(FileExistsError, match="is there already: append to it"):
         store.create(path, example(steps))
     assert store.count(path) == 20
+    (path / "index.json").unlink()  # as a `create` leaves it that was killed
+    with pytest.raises(FileExistsError, match="is there already: it is no store: remove it"):
+        store.create(path, example(steps))
+
+
+class Seen(NamedTuple):
+    hand: dict
+    joints: jax.Array
 
 
 def other_shape(steps):
@@ -153,8 +176,16 @@ def other_shape(steps):
         (lambda s: s._replace(cost=s.cost[:19]), r"cost: shape \(20,\) expected, got \(19,\)"),
         (
             lambda s: s._replace(obs=s.obs | {"hand": {"rgb": jnp.zeros((20, 8, 8, 3))}}),
-            "uint8 is stored, got float",
+            "obs.hand.rgb: uint8 is stored, got float",
         ),
+        (
+            lambda s: s._replace(obs=s.obs | {"hand": {"rgb": 300 + jnp.zeros((20, 8, 8, 3), jnp.uint16)}}),
+            "obs.hand.rgb: uint8 is stored, got uint16",
+        ),
+        (lambda s: s._replace(t=s.t.astype(jnp.int64) + 2**40), "t: int32 is stored, got int64; convert it"),
+        (lambda s: s._replace(key=jax.random.split(jax.random.key(0, impl="unsafe_rbg"), 20)), "key: "),
+        (example, r"shape \('n', 8, 8, 3\) expected, got \(8, 8, 3\)"),
+        (lambda s: s._replace(obs=Seen(**s.obs)), "arrays or dicts of arrays"),
         (lambda s: s._replace(key=jax.random.key_data(s.key)), r"key: shape \(20, 2\) expected|threefry"),
         (lambda s: s._replace(obs={"joints": s.obs["joints"]}), r"\['obs.hand.rgb'\] are missing"),
         (lambda s: s._replace(obs=s.obs | {"depth": s.cost}), r"\['obs.depth'\] are not stored"),
@@ -197,14 +228,45 @@ def test_what_is_no_store_is_not_read(stored, tmp_path):
     (path / "index.json").write_text(json.dumps(index | {"format": 2}))
     with pytest.raises(ValueError, match="has format 2, this version reads 1"):
         store.load(path)
-    for text in ("{", "[]", json.dumps({"format": 1})):
-        (path / "index.json").write_text(text)
+    fields = index["fields"]
+    for held in (
+        [],
+        {"format": 1},
+        index | {"length": -1},
+        index | {"length": "20"},
+        index | {"fields": {}},
+        index | {"fields": fields | {"speed": fields["cost"]}},
+        index | {"fields": fields | {"obs.../cost": fields["cost"]}},
+        index | {"fields": fields | {"cost": {"dtype": "float33", "shape": []}}},
+        index | {"fields": fields | {"cost": {"dtype": "float32", "shape": [-1]}}},
+    ):
+        (path / "index.json").write_text(json.dumps(held))
         with pytest.raises(ValueError, match="is not the index of a store"):
             store.load(path)
+    (path / "index.json").write_text("{")
+    with pytest.raises(ValueError, match="is not the index of a store"):
+        store.count(path)
 
 
-def test_observations_that_have_no_names_are_refused(tmp_path):
+def test_a_foreign_directory_is_left_as_it_is(tmp_path):
+    (tmp_path / "letter").write_text("dear all")
+    with pytest.raises(FileNotFoundError, match="is no store of steps"):
+        store.append(tmp_path, seen(2))
+    assert [file.name for file in tmp_path.iterdir()] == ["letter"]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda leaf: (leaf, leaf),
+        lambda leaf: Seen({}, leaf),
+        lambda leaf: {0: leaf},
+        lambda leaf: {"a.b": leaf},
+        lambda leaf: {"a": leaf, "none": {}},
+    ],
+)
+def test_observations_that_would_come_back_as_others_are_refused(tmp_path, form):
     steps = example(seen(1))
     with pytest.raises(ValueError, match="arrays or dicts of arrays"):
-        store.create(tmp_path / "steps", steps._replace(obs=(steps.cost, steps.cost)))
+        store.create(tmp_path / "steps", steps._replace(obs=form(steps.cost)))
     assert not (tmp_path / "steps").exists()

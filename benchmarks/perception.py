@@ -102,7 +102,10 @@ def _framed(shown: np.ndarray) -> np.ndarray:
     """Larger, with white around: [n, height, width, 3]."""
     larger = max(1, round(240 / shown.shape[2]))
     big = shown.repeat(larger, axis=1).repeat(larger, axis=2)
-    return np.pad(big, [(0, 0), (3, 3), (3, 3), (0, 0)], constant_values=255)
+    n, height, width, colours = big.shape
+    framed = np.full((n, height + 6, width + 6, colours), 255, np.uint8)
+    framed[:, 3:-3, 3:-3] = big
+    return framed
 
 
 def _gap(lessons: Lessons, known: dict[tuple[str, str], tuple[float, float, float]]) -> list[Row]:

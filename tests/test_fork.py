@@ -45,6 +45,7 @@ def test_velocities_are_what_the_student_reads(env):
     np.testing.assert_allclose(seen(env, 1.0, 0.5)["velocity"], [1.5, 0.0])
 
 
+@pytest.mark.slow
 def test_the_teacher_takes_the_branch_that_was_told(env):
     run = cpu_jit(evaluate(env, make_teacher=partial(teachers.mpc, **TEACHER)))
     scores, steps = run(jax.random.split(jax.random.key(0), 8), ())

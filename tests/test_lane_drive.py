@@ -133,6 +133,7 @@ def test_the_road_stands_still_and_the_wind_is_not_seen(env):
     assert abs(float(moved[0] - moved[1])) > 1e-3
 
 
+@pytest.mark.slow
 def test_the_teacher_holds_against_the_wind(env):
     run = cpu_jit(evaluate(env, make_teacher=partial(teachers.mpc, **lane.TEACHER)))
     scores, _ = run(jax.random.split(KEY, 4), ())

@@ -68,7 +68,11 @@ def solver(name, of, iterations):
     return jax.jit(run)
 
 
-@pytest.mark.parametrize("name", PLANNERS)
+QUICK = ("ilqr", "multiple_shooting", "predictive sampling")
+NEAR = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PLANNERS]
+
+
+@pytest.mark.parametrize("name", NEAR)
 def test_comes_near_the_best_cost_known_in_two_tasks_of_three(name):
     near = []
     for of in TASKS:

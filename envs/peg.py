@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from envs.mjcf import Task, from_engine, load_model
-from envs.mujoco import engine
+from envs.mujoco import Engine, engine
 from gps.types import Env
 
 TEACHER = {"horizon": 20, "initial_iterations": 20}
@@ -59,10 +59,9 @@ def insertion(name: str, spread: float, across: int, horizon: int, blind: bool) 
     """
     check_spread(spread)
     sim = engine(load_model(ASSET), substeps=SUBSTEPS)
-    table = sim.model.body("table").pos.copy()
 
     def define(offset: Float[Array, " 2"]) -> Task:
-        moved = sim.make_inputs(mocap_pos=(table + jnp.pad(jnp.asarray(offset), (0, 1)))[None])
+        moved = table_at(sim, offset)
 
         def observe(x: Array, y: Array) -> Array:
             return x if blind else jnp.concatenate([x, from_target(offset, y), y[6:]])
@@ -82,7 +81,7 @@ def insertion(name: str, spread: float, across: int, horizon: int, blind: bool) 
     env = from_engine(
         sim,
         define,
-        lambda key: jax.random.uniform(key, (2,), minval=-spread, maxval=spread),
+        lambda key: sample_hole(key, spread),
         default_context=np.zeros(2),
         horizon=horizon,
         name=name,
@@ -94,6 +93,17 @@ def check_spread(spread: float) -> None:
     """Raise a ValueError on holes that the arm does not reach."""
     if not 0 <= spread <= 0.1:
         raise ValueError(f"the arm reaches holes up to .1 m from their usual place, got spread = {spread}")
+
+
+def sample_hole(key: Array, spread: float) -> Float[Array, " 2"]:
+    """How far the hole is from its usual place, m."""
+    return jax.random.uniform(key, (2,), minval=-spread, maxval=spread)
+
+
+def table_at(sim: Engine, offset: Float[Array, " 2"]) -> Float[Array, " n"]:
+    """Inputs of the engine that put the table, and its hole, there."""
+    place = sim.model.body("table").pos + jnp.pad(jnp.asarray(offset), (0, 1))
+    return sim.make_inputs(mocap_pos=place[None])
 
 
 def start(key: Array) -> Float[Array, " 14"]:

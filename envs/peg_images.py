@@ -23,11 +23,10 @@ from gps.types import Env
 
 POLICY = "spatial_softmax"
 STUDENT = {"layers": ((16, 5, 3), (16, 3, 1), (16, 3, 1))}
-TEACHER = {"horizon": 20, "initial_iterations": 20}
-LOCAL = peg.LOCAL
+TEACHER, LOCAL = peg.TEACHER, peg.LOCAL
 WEIGHTS = (1.0, 1.0, 1.0, 4.0, 1.0, 0.1)
 """Of place, height, upright, funnel, joint velocities and torques in the planner's cost."""
-SCALES = (0.1, 0.1, 0.1)
+SCALE = 0.1
 """Of the first three, m."""
 FUNNEL, CLEAR = 0.06, 0.01
 """Height over the rim below which the peg is to stand over the hole, and how exactly, m."""
@@ -54,18 +53,16 @@ def peg_images(
     sim = engine(load_model(peg.ASSET), substeps=peg.SUBSTEPS)
     look = sim.camera(Camera("hand", height, width))
     plan = engine(_free_model(), substeps=2)
-    table = sim.model.body("table").pos.copy()
 
     def define(offset: Float[Array, " 2"], planning: bool) -> Task:
-        moved = sim.make_inputs(mocap_pos=(table + jnp.pad(jnp.asarray(offset), (0, 1)))[None])
+        moved = peg.table_at(sim, offset)
 
         def posture(x: Array, y: Array) -> Float[Array, " 15"]:
             away = peg.from_target(offset, y)
             low = jax.nn.relu(FUNNEL + peg.RIM - y[2]) / FUNNEL
             parts = (
-                _soft(away[:2]) / SCALES[0],
-                _soft(away[2:3]) / SCALES[1],
-                (away[3:] - away[:3]) / SCALES[2],
+                _soft(away[:3]) / SCALE,
+                (away[3:] - away[:3]) / SCALE,
                 low * away[:2] / CLEAR,
                 x[7:],
             )
@@ -104,7 +101,7 @@ def peg_images(
     env = from_engine(
         sim,
         partial(define, planning=False),
-        lambda key: jax.random.uniform(key, (2,), minval=-spread, maxval=spread),
+        lambda key: peg.sample_hole(key, spread),
         default_context=np.zeros(2),
         horizon=horizon,
         name="peg_images",

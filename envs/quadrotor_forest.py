@@ -105,7 +105,7 @@ def flight(
             failed=quad.failed if not planning else Task._field_defaults["failed"],
             inputs=None if planning else inputs,
             metrics=quad.metrics,
-            mirror=quad.LEFT_IS_RIGHT if look is None else LEFT_IS_RIGHT,
+            mirror=quad.LEFT_IS_RIGHT if look is None else SEEN_LEFT_IS_RIGHT,
             planning=None if planning else model(context),
         )
 
@@ -138,7 +138,7 @@ def _flipped(name: str, seen: Array) -> Array:
     return jnp.flip(seen, -2)
 
 
-LEFT_IS_RIGHT = Mirror(
+SEEN_LEFT_IS_RIGHT = Mirror(
     lambda obs: {name: _flipped(name, seen) for name, seen in obs.items()}, quad.MOTORS_SWAPPED
 )
 """The image and the motors change sides."""

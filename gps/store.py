@@ -204,7 +204,7 @@ def _check_alike(index: Index, leaves: PyTree) -> None:
             f"these steps have other fields than those stored: {missing or 'none'} are missing, "
             f"{more or 'none'} are not stored"
         )
-    length = (*leaves["weight"].shape, "n")[0]
+    length = leaves["weight"].shape[0] if leaves["weight"].ndim else "n"
     for name, leaf in leaves.items():
         stored, new = index.fields[name], _field(leaf)
         if new.shape != [length, *stored.shape]:
@@ -247,11 +247,11 @@ def _read(path: Path) -> Index:
         if version == FORMAT:
             index = Index(held["length"], {name: Field(**field) for name, field in held["fields"].items()})
             _tree(index.fields)
-            counts = [index.length, *(n for field in index.fields.values() for n in field.shape)]
+            fields = index.fields.values()
+            counts = [index.length, *(n for field in fields for n in field.shape), *(f.width for f in fields)]
             named = all(NAME.fullmatch(part) for name in index.fields for part in name.split("."))
             if not (named and "weight" in index.fields and all(operator.index(n) >= 0 for n in counts)):
                 raise ValueError(f"got {index}")
-            _ = [field.width for field in index.fields.values()]
             return index
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(

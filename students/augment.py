@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Key
 
 from gps.types import Dataset, Mirror
 
@@ -39,7 +39,7 @@ def reflect(mirror: Mirror) -> Augment:
 
 
 def shift(pixels: int = 4) -> Augment:
-    """Moves the images of a window by up to `pixels` in each direction, the same way; edges are repeated.
+    """Moves all images of a window by up to `pixels` in each direction, the same way; edges are repeated.
 
     Random shifts of Kostrikov, Yarats & Fergus (2021). The label stays, so that it suits tasks in which what
     to do does not hang on the last pixel.
@@ -50,17 +50,21 @@ def shift(pixels: int = 4) -> Augment:
     if pixels < 1 or pixels != int(pixels):
         raise ValueError(f"shift needs a whole number of pixels, at least 1, got {pixels}")
 
-    def change(key: Key[Array, ""], images: Array) -> Array:
-        edges = [(pixels, pixels) if axis in (-3, -2) else (0, 0) for axis in range(-images.ndim, 0)]
-        start = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
-        corner = [start[axis + 3] if axis in (-3, -2) else 0 for axis in range(-images.ndim, 0)]
-        return jax.lax.dynamic_slice(jnp.pad(images, edges, "edge"), corner, images.shape)
+    def change(key: Key[Array, ""], images: list[Array]) -> list[Array]:
+        down, across = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
+
+        def moved(image: Array) -> Array:
+            leading = image.ndim - 3
+            padded = jnp.pad(image, [(0, 0)] * leading + [(pixels, pixels)] * 2 + [(0, 0)], "edge")
+            return jax.lax.dynamic_slice(padded, [0] * leading + [down, across, 0], image.shape)
+
+        return [moved(image) for image in images]
 
     return _on_images(change)
 
 
 def brightness(amount: float = 0.2) -> Augment:
-    """Multiplies the images of a window by one factor, uniform in [1 − amount, 1 + amount].
+    """Multiplies all images of a window by one factor, uniform in [1 − amount, 1 + amount].
 
     Raises:
         ValueError: amount outside (0, 1].
@@ -68,14 +72,15 @@ def brightness(amount: float = 0.2) -> Augment:
     if not 0 < amount <= 1:
         raise ValueError(f"brightness changes by an amount in (0, 1], got {amount}")
 
-    def change(key: Key[Array, ""], images: Array) -> Array:
-        return _bytes(images * jax.random.uniform(key, (), jnp.float32, 1 - amount, 1 + amount))
+    def change(key: Key[Array, ""], images: list[Array]) -> list[Array]:
+        factor = jax.random.uniform(key, (), jnp.float32, 1 - amount, 1 + amount)
+        return [_bytes(image * factor) for image in images]
 
     return _on_images(change)
 
 
 def pixel_noise(std: float = 8.0) -> Augment:
-    """Adds noise of `std` grey levels (of 255), its own for every pixel and every step.
+    """Adds noise of `std` grey levels (of 255), its own for every pixel of every camera and step.
 
     Raises:
         ValueError: a standard deviation that is not positive and finite.
@@ -83,8 +88,13 @@ def pixel_noise(std: float = 8.0) -> Augment:
     if not 0 < std < float("inf"):
         raise ValueError(f"pixel_noise needs a positive, finite standard deviation, got {std}")
 
-    def change(key: Key[Array, ""], images: Array) -> Array:
-        return _bytes(images + std * jax.random.normal(key, images.shape, jnp.float32))
+    def change(key: Key[Array, ""], images: list[Array]) -> list[Array]:
+        def noisy(key: Key[Array, ""], image: Array) -> Array:
+            return _bytes(image + std * jax.random.normal(key, image.shape, jnp.float32))
+
+        return [
+            noisy(key, image) for key, image in zip(jax.random.split(key, len(images)), images, strict=True)
+        ]
 
     return _on_images(change)
 
@@ -100,26 +110,25 @@ def chain(*changes: Augment) -> Augment:
     return augment
 
 
-def _on_images(change: Callable[[Array, Array], Array]) -> Augment:
-    """`change` of all images of an observation, of bytes, by the same key: cameras move together."""
+def _on_images(change: Callable[[Array, list[Array]], list[Array]]) -> Augment:
+    """`change` of all images of bytes in an observation, by one key."""
 
     def augment(key: Key[Array, ""], window: Dataset) -> Dataset:
-        leaves = jax.tree.leaves(window.obs)
-        if not any(_is_image(leaf) for leaf in leaves):
+        leaves, tree = jax.tree.flatten(window.obs)
+        at = [i for i, leaf in enumerate(leaves) if _is_image(leaf)]
+        if not at:
             raise ValueError(
                 "there are no images of bytes [height, width, channels] to change in observations of shapes "
                 f"{[leaf.shape[1:] for leaf in leaves]}"
             )
-
-        def apply(leaf: Array) -> Array:
-            return change(key, leaf) if _is_image(leaf) else leaf
-
-        return window._replace(obs=jax.tree.map(apply, window.obs))
+        for i, image in zip(at, change(key, [leaves[i] for i in at]), strict=True):
+            leaves[i] = image
+        return window._replace(obs=jax.tree.unflatten(tree, leaves))
 
     return augment
 
 
-def _is_image(leaf: PyTree) -> bool:
+def _is_image(leaf: Array) -> bool:
     """Bytes with [height, width, channels] behind the axis of steps."""
     return leaf.ndim >= 4 and leaf.dtype == jnp.uint8
 

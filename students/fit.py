@@ -204,10 +204,12 @@ def _epoch(progress: _Progress, update: Callable, held_out: Callable, steps: int
 
 
 def _objective(student: Student, loss: Loss, statistics: PyTree) -> Callable:
-    """(params, steps) → Σ w loss / number of steps; with a memory these are [windows, length]."""
+    """(params, steps [windows, length]) → Σ w loss / number of steps."""
     unroll = student.unroll
 
-    def objective(params: PyTree, steps: Dataset) -> Float[Array, ""]:
+    def objective(params: PyTree, windows: Dataset) -> Float[Array, ""]:
+        steps = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), windows)
+
         def one(step: Dataset) -> Float[Array, ""]:
             carry = student.initial_carry(step.obs)
             return loss(student.apply((params, statistics), step.obs, carry)[0], step)
@@ -259,28 +261,19 @@ def _updater(
         start = stream(seed, i, count, batch_size // length)
         following = (start[:, None] + jnp.arange(length)[None]) % jnp.maximum(count, 1)
         rows = filled[following.reshape(-1)]
-        chosen = jax.tree.map(lambda leaf: leaf[rows], steps)
+        windows = _windows(jax.tree.map(lambda leaf: leaf[rows], steps), length)
         if augment is not None:
-            chosen = _augmented(augment, jax.random.fold_in(key, i), chosen, length)
-        value, gradient = jax.value_and_grad(objective)(params, _windows(chosen, length))
+            keys = jax.random.split(jax.random.fold_in(key, i), batch_size // length)
+            windows = jax.vmap(augment)(keys, windows)
+        value, gradient = jax.value_and_grad(objective)(params, windows)
         change, opt_state = optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, change), opt_state, value
 
     return update
 
 
-def _augmented(augment: Augment, key: Key[Array, ""], steps: Dataset, length: int) -> Dataset:
-    """`steps` [n, …] with each window changed by its own draw."""
-    windows = jax.tree.map(lambda leaf: leaf.reshape(-1, length, *leaf.shape[1:]), steps)
-    keys = jax.random.split(key, windows.t.shape[0])
-    changed = jax.vmap(augment)(keys, windows)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), changed)
-
-
 def _windows(steps: Dataset, length: int) -> Dataset:
-    """[n, …] → [n / length, length, …]; the steps themselves where windows have one step."""
-    if length == 1:
-        return steps
+    """[n, …] → [n / length, length, …]."""
     return jax.tree.map(lambda leaf: leaf.reshape(-1, length, *leaf.shape[1:]), steps)
 
 

@@ -36,8 +36,10 @@ from gps.types import Algorithm, Env, Limits, Student
 
 SEEDS = (0, 1, 2)
 
-Judge = Callable[[Env, Student, Array, PyTree, bool], dict[str, Float[np.ndarray, " worlds"]]]
-"""(env, student, key, variables, fast) → scores for each unseen world, by their names."""
+Verdict = Callable[[Array, PyTree], dict[str, Float[np.ndarray, " worlds"]]]
+"""(key, variables) → scores for each unseen world, by their names."""
+Judge = Callable[[Env, Student, bool], Verdict]
+"""(env, student, fast) → how it judges, compiled once for all seeds."""
 
 
 class Course(NamedTuple):
@@ -68,53 +70,67 @@ class Lessons(NamedTuple):
     units: dict[str, str]
     """What the judge measures, and its units."""
     seeds: tuple[int, ...] = SEEDS
-    filmed: int = 100
-    """Steps of the teacher's in the picture of what the student sees."""
+    filmed: int | None = 100
+    """Steps of the teacher's in the picture of what the student sees; None: no picture."""
     gap: tuple[str, str, str] | None = None
     """(a better course, a worse one, target of the difference in the first score)."""
 
 
-def survival(env: Env, student: Student, key: Array, variables: PyTree, fast: bool) -> dict[str, np.ndarray]:
+def survival(env: Env, student: Student, fast: bool) -> Verdict:
     """1 in each of 200 worlds in which the student does not fail, else 0."""
-    keys = jax.random.split(key, 4 if fast else 200)
-    scores, _ = cpu_jit(evaluate(env, student=student))(keys, variables)
-    return {"success": np.asarray(scores.survived)}
+    run = cpu_jit(evaluate(env, student=student))
+
+    def verdict(key: Array, variables: PyTree) -> dict[str, np.ndarray]:
+        scores, _ = run(jax.random.split(key, 4 if fast else 200), variables)
+        return {"success": np.asarray(scores.survived)}
+
+    return verdict
 
 
-def balancing(env: Env, student: Student, key: Array, variables: PyTree, fast: bool) -> dict[str, np.ndarray]:
+def balancing(env: Env, student: Student, fast: bool) -> Verdict:
     """1 in each of 200 worlds in which the pole stands during the last second, else 0."""
-    keys, last = jax.random.split(key, 4 if fast else 200), round(1 / env.dt)
-    scores, driven = cpu_jit(evaluate(env, student=student))(keys, variables)
-    stood = np.asarray(driven.metrics["upright"][-last:]).min(axis=0)
-    return {"success": stood * np.asarray(scores.survived)}
+    run, last = cpu_jit(evaluate(env, student=student)), round(1 / env.dt)
+
+    def verdict(key: Array, variables: PyTree) -> dict[str, np.ndarray]:
+        scores, driven = run(jax.random.split(key, 4 if fast else 200), variables)
+        stood = np.asarray(driven.metrics["upright"][-last:]).min(axis=0)
+        return {"success": stood * np.asarray(scores.survived)}
+
+    return verdict
 
 
-def inserting(env: Env, student: Student, key: Array, variables: PyTree, fast: bool) -> dict[str, np.ndarray]:
+def inserting(env: Env, student: Student, fast: bool) -> Verdict:
     """1 for each of 100 unseen holes that the peg is in at the end, else 0."""
-    keys = jax.random.split(key, 4 if fast else 100)
-    _, driven = cpu_jit(evaluate(env, student=student))(keys, variables)
-    return {"inserted": np.asarray(driven.metrics["inserted"][-1])}
+    run = cpu_jit(evaluate(env, student=student))
+
+    def verdict(key: Array, variables: PyTree) -> dict[str, np.ndarray]:
+        _, driven = run(jax.random.split(key, 4 if fast else 100), variables)
+        return {"inserted": np.asarray(driven.metrics["inserted"][-1])}
+
+    return verdict
 
 
-def driving(env: Env, student: Student, key: Array, variables: PyTree, fast: bool) -> dict[str, np.ndarray]:
+def driving(env: Env, student: Student, fast: bool) -> Verdict:
     """Autonomy, %, in a minute on each of 30 roads; after an intervention it goes on on another road."""
-    keys, steps = jax.random.split(key, 2 if fast else 30), 20 if fast else 600
+    steps = 20 if fast else 600
     run = cpu_jit(episodes(env, student_drives, steps, student=student, spares=12))
-    interventions = np.asarray(run(keys, variables, ()).failed).sum(axis=0)
-    return {"autonomy": np.asarray(autonomy(interventions, steps * env.dt))}
+
+    def verdict(key: Array, variables: PyTree) -> dict[str, np.ndarray]:
+        driven = run(jax.random.split(key, 2 if fast else 30), variables, ())
+        return {"autonomy": np.asarray(autonomy(np.asarray(driven.failed).sum(axis=0), steps * env.dt))}
+
+    return verdict
 
 
-def hiking(env: Env, student: Student, key: Array, variables: PyTree, fast: bool) -> dict[str, np.ndarray]:
+def hiking(env: Env, student: Student, fast: bool) -> Verdict:
     """On each of 30 trails: metres flown until it is left, and classes told right as a hiker walks it."""
-    keys, walk = jax.random.split(key, 2 if fast else 30), 10 if fast else 200
-    _, flown = cpu_jit(evaluate(env, student=student, num_steps=20 if fast else None))(keys, variables)
-    way = np.asarray(flown.metrics["speed"]) * np.asarray(flown.alive) * env.dt
-    teacher = partial(teachers.mpc, **forest_trail.TEACHER)
+    walk = 10 if fast else 200
+    fly = cpu_jit(evaluate(env, student=student, num_steps=20 if fast else None))
+    hike = evaluate(env, make_teacher=partial(teachers.mpc, **forest_trail.TEACHER), num_steps=walk)
 
     @cpu_jit
-    def classify(keys: Array, variables: PyTree) -> Array:
-        _, walked = evaluate(env, make_teacher=teacher, num_steps=walk)(keys, ())
-        seen = looked_at(key, env, as_dataset(walked))
+    def classify(key: Array, keys: Array, variables: PyTree) -> Array:
+        seen = looked_at(key, env, as_dataset(hike(keys, ())[1]))
 
         def right(obs: PyTree, called: Array) -> Array:
             choice: Any = student.apply(variables, obs, ())[0]
@@ -122,8 +138,14 @@ def hiking(env: Env, student: Student, key: Array, variables: PyTree, fast: bool
 
         return jax.vmap(right)(seen.obs, seen.mean).reshape(len(env.views), keys.shape[0], walk)
 
-    told = np.asarray(classify(keys, variables))
-    return {"flight": way.sum(axis=0), "accuracy": 100 * told.mean(axis=(0, 2))}
+    def verdict(key: Array, variables: PyTree) -> dict[str, np.ndarray]:
+        keys = jax.random.split(key, 2 if fast else 30)
+        _, flown = fly(keys, variables)
+        way = np.asarray(flown.metrics["speed"]) * np.asarray(flown.alive) * env.dt
+        told = np.asarray(classify(key, keys, variables))
+        return {"flight": way.sum(axis=0), "accuracy": 100 * told.mean(axis=(0, 2))}
+
+    return verdict
 
 
 def four_frames(nu: int, limits: Limits) -> Student:
@@ -158,7 +180,7 @@ LESSONS = {
         env=cartpole_pixels.cartpole_pixels,
         teacher=cartpole_pixels.TEACHER,
         courses={
-            "cnn, single frame": Course(partial(dagger, **MSE), students.cnn, (None,)),
+            "cnn, single frame": Course(partial(dagger, **MSE), students.cnn, ("<= 0.6",)),
             "cnn, four frames": Course(partial(dagger, **MSE), four_frames, (">= 0.95",)),
             "cnn + gru": Course(
                 partial(dagger, **MSE), partial(students.cnn, **cartpole_pixels.STUDENT), (">= 0.95",)
@@ -206,13 +228,14 @@ LESSONS = {
             "DAgger": Course(dagger, POINTS, (">= 0.9",)),
             "PLATO": Course(plato, POINTS, (">= 0.9",)),
             "DAgger, blind": Course(
-                partial(dagger, **MSE), POINTS, ("<= 0.3",), env=partial(peg_images.peg_images, blind=True)
+                dagger, POINTS, ("<= 0.3",), env=partial(peg_images.peg_images, blind=True)
             ),
             "MDGPS": Course(by_local_teachers, POINTS, (">= 0.9",), budget=GUIDED),
         },
         budget={"iterations": 6, "num_worlds": 32, "num_steps": 40, "updates": 600, "batch_size": 256},
         judge=inserting,
         units={"inserted": "share"},
+        seeds=(3, 4, 5),  # runs of seeds 0 and 1 were seen before the loss was chosen
         filmed=22,
     ),
     "lane_drive, dave2": Lessons(
@@ -225,6 +248,7 @@ LESSONS = {
         judge=driving,
         units={"autonomy": "%"},
         seeds=SEEDS[:1],
+        filmed=None,
     ),
     "forest_trail": Lessons(
         env=partial(forest_trail.forest_trail, horizon=2400),

@@ -4,9 +4,9 @@ The comparisons are written down in `benchmarks.lessons`. Runs are kept in runs/
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,18 +14,29 @@ from scipy.stats import bootstrap
 
 import teachers
 from benchmarks.harness import Row, kept, main
-from benchmarks.lessons import LESSONS, SEEDS, Lessons
+from benchmarks.lessons import LESSONS, Lessons, Verdict
 from envs import sights
 from gps import plots
 from gps.evaluate import evaluate
 from gps.placement import cpu_jit
+from gps.types import Algorithm
 
 FAST = {"iterations": 1, "num_worlds": 4, "updates": 2}
-PICTURES = Path(__file__).resolve().parents[1] / "docs"
+PICTURES, FOLDER = 7, Path(__file__).resolve().parents[1] / "docs"
+"""In a film, and where these go."""
 
 
-def outcome(task: str, name: str, seed: int, fast: bool) -> dict[str, Any]:
-    """What a course of `task` comes to, kept."""
+class Taught(NamedTuple):
+    """A course made ready, its programs compiled once for all seeds."""
+
+    algorithm: Algorithm
+    iterations: int
+    verdict: Verdict
+
+
+@cache
+def ready(task: str, name: str, fast: bool) -> Taught:
+    """The course `name` of `task`."""
     lessons = LESSONS[task]
     course = lessons.courses[name]
     budget = dict(lessons.budget if course.budget is None else course.budget)
@@ -33,19 +44,25 @@ def outcome(task: str, name: str, seed: int, fast: bool) -> dict[str, Any]:
         budget["num_steps"] //= course.looks
     if fast:
         budget |= {key: value for key, value in FAST.items() if key in budget}
+    env = (course.env or lessons.env)()
+    student = course.student(env.nu, limits=env.limits)
+    teacher = partial(teachers.mpc, **lessons.teacher)
+    algorithm = course.algorithm(env, teacher, student, test_worlds=0, **budget)
+    return Taught(algorithm, budget["iterations"], lessons.judge(env, student, fast))
+
+
+def outcome(task: str, name: str, seed: int, fast: bool) -> dict[str, Any]:
+    """What a course of `task` comes to, kept."""
 
     def make() -> dict[str, Any]:
-        env = (course.env or lessons.env)()
-        student = course.student(env.nu, limits=env.limits)
-        teacher = partial(teachers.mpc, **lessons.teacher)
-        algorithm = course.algorithm(env, teacher, student, test_worlds=0, **budget)
+        algorithm, iterations, verdict = ready(task, name, fast)
         init_key, run_key, judge_key = jax.random.split(jax.random.key(seed), 3)
         state = algorithm.init(init_key)
-        for i in range(budget["iterations"]):
+        for i in range(iterations):
             state, _ = algorithm.step(jax.random.fold_in(run_key, i), state)
-        scores = lessons.judge(env, student, judge_key, algorithm.policy(state), fast)
+        scores = verdict(judge_key, algorithm.policy(state))
         return {
-            "scores": {name: [float(score) for score in found] for name, found in scores.items()},
+            "scores": {score: found.tolist() for score, found in scores.items()},
             "frames": int(state.totals["samples"]),
             "updates": int(state.totals["gradient_updates"]),
         }
@@ -75,27 +92,26 @@ def case(task: str) -> Callable[[bool], list[Row]]:
                 Row(f"{name}: frames per seed", float(runs[0]["frames"]), "1"),
                 Row(f"{name}: updates per seed", float(runs[0]["updates"]), "1"),
             ]
-        if not fast and task == lessons.env().name:
-            film(task)
+        if lessons.filmed is not None and not fast:
+            film(lessons, lessons.filmed)
         return found if lessons.gap is None or fast else found + _gap(lessons, known)
 
     return rows
 
 
-def film(task: str, pictures: int = 7) -> None:
-    """What the student would see where its teacher goes, in a world of the first seed, as a png."""
-    lessons = LESSONS[task]
+def film(lessons: Lessons, steps: int) -> None:
+    """What the student would see where its teacher goes in `steps` of an episode, as a png."""
     env = lessons.env()
-    keys = jax.random.split(jax.random.key(SEEDS[0]), 1)
-    teach = evaluate(env, make_teacher=partial(teachers.mpc, **lessons.teacher), num_steps=lessons.filmed)
+    keys = jax.random.split(jax.random.key(lessons.seeds[0]), 1)
+    teach = evaluate(env, make_teacher=partial(teachers.mpc, **lessons.teacher), num_steps=steps)
     driven = cpu_jit(teach)(keys, ())[1]
-    at = np.linspace(0, lessons.filmed - 1, pictures).round().astype(int)
+    at = np.linspace(0, steps - 1, PICTURES).round().astype(int)
     context = jax.vmap(env.sample_context)(driven.key[0])
     rows = [
         np.concatenate(list(_framed(shown[:, 0])), axis=1)
         for shown in sights.pictures(env, context, np.asarray(driven.x)[at])
     ]
-    plots.save_pixels(np.concatenate(rows), PICTURES / f"sight_{env.name}.png")
+    plots.save_pixels(np.concatenate(rows), FOLDER / f"sight_{env.name}.png")
 
 
 def _framed(shown: np.ndarray) -> np.ndarray:
@@ -129,4 +145,5 @@ def _interval(scores: np.ndarray) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main("perception", {task: case(task) for task in LESSONS}, seeds=SEEDS, x64=False)
+    seeds = sorted({seed for lessons in LESSONS.values() for seed in lessons.seeds})
+    main("perception", {task: case(task) for task in LESSONS}, seeds=seeds, x64=False)

@@ -1,9 +1,14 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from envs.cartpole_pixels import FINE, cartpole_pixels, grey
+import teachers
+from envs.cartpole_pixels import FINE, TEACHER, cartpole_pixels, grey
+from gps.evaluate import evaluate
+from gps.placement import cpu_jit
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +47,11 @@ def test_it_fails_where_the_pole_has_fallen(env):
     assert 0.29 < np.abs(xs[:, 1]).max() <= 0.3
     with pytest.raises(ValueError, match="has not fallen yet, got 2"):
         cartpole_pixels(tilt=2.0)
+
+
+@pytest.mark.slow
+def test_the_teacher_catches_the_pole():
+    run = cpu_jit(evaluate(cartpole_pixels(4, 8), make_teacher=partial(teachers.mpc, **TEACHER)))
+    scores, driven = run(jax.random.split(jax.random.key(7), 32), ())
+    assert np.all(scores.survived == 1)
+    assert np.all(driven.metrics["upright"][-25:] == 1)

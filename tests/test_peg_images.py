@@ -1,12 +1,17 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
 
+import teachers
 from envs import peg
 from envs.mjcf import load_model
-from envs.peg_images import peg_images
+from envs.peg_images import TEACHER, peg_images
+from gps.evaluate import evaluate
+from gps.placement import cpu_jit
 
 SIDE = 48
 
@@ -80,3 +85,10 @@ def test_the_planner_comes_down_over_the_hole_and_not_beside_it(env):
 def test_holes_out_of_reach_are_refused():
     with pytest.raises(ValueError, match=r"holes up to \.1 m from their usual place, got spread = 0.2"):
         peg_images(spread=0.2)
+
+
+@pytest.mark.slow
+def test_the_teacher_inserts_everywhere(env):
+    run = cpu_jit(evaluate(env, make_teacher=partial(teachers.mpc, **TEACHER), num_steps=40))
+    _, driven = run(jax.random.split(jax.random.key(100), 16), ())
+    assert np.all(driven.metrics["inserted"][-1] == 1)

@@ -1,11 +1,12 @@
 """The quadrotor's worlds against geometry written out in NumPy: laser, contacts, walls, trees, wind."""
 
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quadrotor_geometry import clearance_to_trees, draw, images, pose, ray_to_circles, rotation
 
 from envs import canyon, quadrotor_canyon, quadrotor_forest
 from envs import forest as trees_around
@@ -32,34 +33,6 @@ def sense(name):
     return jax.jit(jax.vmap(lambda context, x: env.bind(context).sense(x, jnp.zeros(4))))
 
 
-def draw(env, n, seed=0):
-    return jax.tree.map(
-        np.asarray, jax.jit(jax.vmap(env.sample_context))(jax.random.split(jax.random.key(seed), n))
-    )
-
-
-def rotation(quat):
-    w, x, y, z = quat
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
-def pose(pos, tilt=0.0, rng=None):
-    """A state at `pos`, turned and tilted at random by up to `tilt` rad."""
-    x = np.zeros(13)
-    x[:3] = pos
-    axis = np.zeros(3) if rng is None else rng.normal(size=3)
-    axis *= tilt / max(np.linalg.norm(axis), 1e-9)
-    half = np.linalg.norm(axis) / 2
-    x[3:7] = np.r_[np.cos(half), np.sinc(half / np.pi) * axis / 2]
-    return x
-
-
 def beams(x):
     """Directions of the rays in the world, [30, 3]."""
     flat = np.stack([np.cos(ANGLES), np.sin(ANGLES), 0 * ANGLES], axis=1)
@@ -71,31 +44,6 @@ def to_floor(x):
     return np.where(down < 0, x[2] / np.where(down < 0, -down, 1), np.inf)
 
 
-def images(trees):
-    shifts = trees_around.TILE * np.array([[i, j] for i in range(-2, 3) for j in range(-2, 3)])
-    return (trees[:, None] + shifts).reshape(-1, 2), np.repeat(np.arange(len(trees)), len(shifts))
-
-
-def ray_to_circles(x, trees):
-    """Distance along each ray to the nearest of the endless pillars around periodic `trees`."""
-    centres, which = images(trees)
-    radius = trees_around.radii(len(trees))[which]
-    d = beams(x)
-    flat = np.linalg.norm(d[:, :2], axis=1)
-    way = d[:, :2] / flat[:, None]
-    along = way @ (centres - x[:2]).T
-    aside = np.abs(way[:, :1] * (centres[:, 1] - x[1]) - way[:, 1:] * (centres[:, 0] - x[0]))
-    hit = (aside < radius) & (along > 0)
-    first = along - np.sqrt(np.where(hit, radius**2 - aside**2, 0))
-    return np.minimum(np.where(hit, first, np.inf).min(axis=1) / flat, to_floor(x))
-
-
-def clearance_to_trees(pos, trees):
-    centres, which = images(trees)
-    distance = np.linalg.norm(centres - pos, axis=1) - trees_around.radii(len(trees))[which]
-    return distance.min() - quad.RADIUS
-
-
 def test_laser_of_the_forest_sees_the_nearest_tree():
     rng, worlds = np.random.default_rng(0), draw(forest(), 12)
     xs, expected = [], []
@@ -104,7 +52,8 @@ def test_laser_of_the_forest_sees_the_nearest_tree():
         x = pose(np.r_[rng.uniform(-30, 30, 2), 1.5], rng.uniform(0, 0.4), rng)
         if clearance_to_trees(x[:2], trees) > 0.02:
             xs.append(x)
-            expected.append(ray_to_circles(x, trees))
+            d = beams(x)
+            expected.append(np.minimum(ray_to_circles(x[:3], d, trees), to_floor(x)))
     read, expected = np.asarray(sense("forest")(worlds, np.array(xs)))[:, 1:], np.array(expected)
     near = expected < quad.RANGE
     assert 0.3 < near.mean() < 0.95
@@ -359,92 +308,3 @@ def test_student_sees_range_heading_tilt_velocity_error_rates_and_height():
     np.testing.assert_allclose(seen[:4], [1 / 8, 1 / 8, 1 / quad.RADIUS, 1 / 4])
     rest = [np.sin(turn), 0, 0, 2.0, 0.5, 0.1, 0.1, 0.2, 0.3, 0.2]
     np.testing.assert_allclose(seen[30:], rest, atol=1e-12)
-
-
-def reflected_forest(world):
-    centres = world.trees.centres * [1, -1]
-    trees = trees_around._plant(
-        lambda i, _: jnp.asarray(centres)[i], len(centres), 2.0, quadrotor_forest.REACH
-    )
-    return world._replace(trees=trees, gust=reflected_gust(world.gust))
-
-
-def reflected_canyon(world):
-    return world._replace(course=world.course * [-1, 1], gust=reflected_gust(world.gust))
-
-
-def reflected_gust(waves):
-    return waves * [1, -1, 1, -1]
-
-
-@pytest.mark.parametrize(
-    ("name", "reflect"),
-    [
-        ("quadrotor_forest", reflected_forest),
-        ("quadrotor_depth", reflected_forest),
-        ("quadrotor_canyon", reflected_canyon),
-    ],
-)
-def test_in_the_mirror_everything_is_the_same(name, reflect):
-    env = pairing(name, gust=0.5).env
-    rng, sides = np.random.default_rng(3), np.array([1, -1, 1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1])
-
-    @jax.jit
-    def look(world, x, u):
-        bound = env.bind(world)
-        y = bound.sense(x, u)
-        obs, _ = bound.observer.observe(jax.random.key(0), (), x, y, u)
-        return obs, bound.step(x, u)[0], bound.cost(x, u, y, 0), bound.failed(x, y)
-
-    for world in (jax.tree.map(lambda a, i=i: a[i], draw(env, 4)) for i in range(4)):
-        x, u = pose([0.5, 0.3, 1.5], 0.4, rng), rng.uniform(0, 1, 4)
-        x[7:] = rng.normal(size=6)
-        here, there = look(world, x, u), look(reflect(world), x * sides, env.mirror.control @ u)
-        atol = 1e-6 if name == "quadrotor_depth" else 1e-9  # images are in single precision
-        jax.tree.map(partial(np.testing.assert_allclose, atol=atol), env.mirror.obs(here[0]), there[0])
-        np.testing.assert_allclose(here[1] * sides, there[1], atol=1e-9)
-        np.testing.assert_allclose(here[2:], there[2:], atol=1e-9)
-        for a, b in zip(jax.tree.leaves(here[0]), jax.tree.leaves(there[0]), strict=True):
-            assert np.abs(a - b).max() > 0.02  # they are not the same to begin with
-
-
-def test_the_depth_camera_sees_the_nearest_trees():
-    """Rays of the image's middle row, along the flight, against circles."""
-    rng, env = np.random.default_rng(4), pairing("quadrotor_depth", height=15, width=48, gust=0.0).env
-    worlds, near, seen = draw(env, 8), [], []
-    look = jax.jit(
-        lambda world, x: env.bind(world).observer.observe(
-            jax.random.key(0), (), x, jnp.zeros(1), jnp.zeros(4)
-        )[0]
-    )
-    focal = 7.5 / np.tan(np.deg2rad(25))
-    columns = (np.arange(48) + 0.5 - 24) / focal
-    for i in range(8):
-        world, turn = jax.tree.map(lambda a, i=i: a[i], worlds), rng.uniform(-np.pi, np.pi)
-        x = pose([*rng.uniform(-5, 5, 2), 1.5])
-        x[3:7] = [np.cos(turn / 2), 0, 0, np.sin(turn / 2)]
-        ahead, left = np.array([np.cos(turn), np.sin(turn)]), np.array([-np.sin(turn), np.cos(turn)])
-        eye = x[:2] + 0.21 * ahead
-        centres, which = images(world.trees.centres)
-        way = ahead - columns[:, None] * left  # one metre along the axis
-        inside = np.linalg.norm(centres - eye, axis=1).min() < 1
-        if inside:
-            continue
-        a = np.sum(way**2, axis=1)[:, None]
-        b = way @ (eye - centres).T
-        root = b**2 - a * (
-            np.sum((eye - centres) ** 2, axis=1) - trees_around.radii(len(world.trees.centres))[which] ** 2
-        )
-        depth = np.where((root > 0) & (b < 0), (-b - np.sqrt(np.maximum(root, 0))) / a, np.inf).min(axis=1)
-        seen.append(np.asarray(look(world, x)["front_depth"])[7, :, 0])
-        far = depth * np.sqrt(a[:, 0]) > 9.5  # half a tile: a tree may not stand there twice
-        near.append(
-            np.where(
-                far & (depth < quad.RANGE), np.nan, quad.RADIUS / np.clip(depth, quad.RADIUS, quad.RANGE)
-            )
-        )
-    seen, near = np.array(seen), np.array(near)
-    told = np.isfinite(near)
-    assert told.mean() > 0.9
-    assert len(near) >= 3 and 0.3 < np.mean(near > quad.RADIUS / quad.RANGE) < 0.95
-    np.testing.assert_allclose(seen[told], near[told], atol=1e-6)

@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Array
 
-__all__ = ["Camera", "Look", "Output", "native_camera"]
+__all__ = ["Camera", "Look", "Output", "Viewpoint", "find", "native_camera"]
 
 Output = Literal["rgb", "depth", "segmentation"]
 
@@ -24,6 +24,24 @@ metres along the optical axis; `name`_segmentation int32, the numbers of geoms, 
 
 SKY = ((0.35, 0.55, 0.85), (0.85, 0.9, 0.95), (0.45, 0.45, 0.45))
 """Above, at the horizon and below, of models without a skybox."""
+
+
+class Viewpoint(NamedTuple):
+    """Where a camera looks from that is not in the MJCF, as MuJoCo's free camera does.
+
+    It goes with a body and does not turn with it; its lens is that of `<visual><global fovy>`.
+    """
+
+    body: int
+    """The number of the body; 0: the world."""
+    at: tuple[float, float, float]
+    """The point looked at, from where the body is, along the axes of the world, m."""
+    distance: float
+    """From that point, m."""
+    azimuth: float = 90.0
+    """Degrees; 90 looks along y, 0 along x."""
+    elevation: float = -20.0
+    """Degrees; below 0 it looks down."""
 
 
 class Camera(NamedTuple):
@@ -38,6 +56,8 @@ class Camera(NamedTuple):
     """Metres; what is farther away is not seen, and the depth where nothing is. None: the model's zfar."""
     groups: tuple[int, ...] = (0, 1, 2)
     """Groups of the geoms that can be seen."""
+    viewpoint: Viewpoint | None = None
+    """Its own place, instead of that of the MJCF's camera; `name` is then only what its images are called."""
 
     def key(self, output: Output) -> str:
         """What this output is called among the images."""
@@ -51,31 +71,60 @@ def native_camera(models: Sequence[mujoco.MjModel], camera: Camera) -> tuple:
         ValueError: no such camera or output, an empty image, or a camera or model that rays do not draw.
     """
     model = models[0]
-    index = _check(model, camera)
-    mode = model.cam_mode[index]
-    level = int(mode) == int(mujoco.mjtCamLight.mjCAMLIGHT_TRACK)
-    pos, quat = model.cam_pos[index], model.cam_quat[index]
-    if level:
-        pos, quat = model.cam_pos0[index], np.zeros(4)
-        mujoco.mju_mat2Quat(quat, model.cam_mat0[index])
+    _check(model, camera)
+    body, level, pos, quat = _mount(model, camera)
     far = model.vis.map.zfar * model.stat.extent if camera.far is None else camera.far
-    reals = np.array([*pos, *quat, *_pinhole(model, index, camera), far], np.float64)
-    place = (int(model.cam_bodyid[index]), bool(level), camera.height, camera.width)
+    reals = np.array([*pos, *quat, *_pinhole(model, camera), far], np.float64)
+    place = (body, level, camera.height, camera.width)
     return place, reals.tobytes(), [_scene(one, camera.groups) for one in models]
+
+
+def find(model: mujoco.MjModel, camera: Camera) -> int:
+    """The number of the camera in the model.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    names = [model.camera(i).name for i in range(model.ncam)]
+    if camera.name not in names:
+        close = difflib.get_close_matches(str(camera.name), names, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"it has {names or 'none'}"
+        raise ValueError(f"the model has no camera named {camera.name!r}: {hint}")
+    return names.index(camera.name)
 
 
 # ------------------------------------------------------------------------------------- internals
 
 
-def _pinhole(model: mujoco.MjModel, index: int, camera: Camera) -> tuple[float, float, float, float]:
+def _mount(model: mujoco.MjModel, camera: Camera) -> tuple[int, bool, np.ndarray, np.ndarray]:
+    """(body, whether it stays level, where on the body, the quaternion of its axes)."""
+    view, quat = camera.viewpoint, np.zeros(4)
+    if view is None:
+        index = find(model, camera)
+        body = int(model.cam_bodyid[index])
+        if int(model.cam_mode[index]) == int(mujoco.mjtCamLight.mjCAMLIGHT_FIXED):
+            return body, False, model.cam_pos[index], model.cam_quat[index]
+        mujoco.mju_mat2Quat(quat, model.cam_mat0[index])
+        return body, True, model.cam_pos0[index], quat
+    turned, raised = np.deg2rad([view.azimuth, view.elevation])
+    ahead = np.array([np.cos(raised) * np.cos(turned), np.cos(raised) * np.sin(turned), np.sin(raised)])
+    right = np.array([np.sin(turned), -np.cos(turned), 0.0])
+    axes = np.stack([right, np.cross(right, ahead), -ahead], axis=1)
+    mujoco.mju_mat2Quat(quat, axes.ravel())
+    return view.body, True, np.array(view.at) - view.distance * ahead, quat
+
+
+def _pinhole(model: mujoco.MjModel, camera: Camera) -> tuple[float, float, float, float]:
     """Focal lengths and principal point (fx, fy, cx, cy), pixels from the top left corner."""
-    height, width = camera.height, camera.width
-    sensor = model.cam_sensorsize[index]
-    if sensor[0] > 0:
-        fx, fy, px, py = model.cam_intrinsic[index]
-        cx, cy = width * (0.5 - px / sensor[0]), height * (0.5 - py / sensor[1])
-        return width * fx / sensor[0], height * fy / sensor[1], cx, cy
-    focal = height / 2 / np.tan(np.deg2rad(model.cam_fovy[index]) / 2)
+    height, width, fovy = camera.height, camera.width, model.vis.global_.fovy
+    if camera.viewpoint is None:
+        index = find(model, camera)
+        sensor, fovy = model.cam_sensorsize[index], model.cam_fovy[index]
+        if sensor[0] > 0:
+            fx, fy, px, py = model.cam_intrinsic[index]
+            cx, cy = width * (0.5 - px / sensor[0]), height * (0.5 - py / sensor[1])
+            return width * fx / sensor[0], height * fy / sensor[1], cx, cy
+    focal = height / 2 / np.tan(np.deg2rad(fovy) / 2)
     return focal, focal, width / 2, height / 2
 
 
@@ -149,13 +198,7 @@ def _sky(model: mujoco.MjModel) -> tuple[np.ndarray, ...]:
     return tuple(face[middle, middle].mean((0, 1)) for face in (faces[2], faces[4], faces[3]))
 
 
-def _check(model: mujoco.MjModel, camera: Camera) -> int:
-    """The number of the camera in the model."""
-    names = [model.camera(i).name for i in range(model.ncam)]
-    if camera.name not in names:
-        close = difflib.get_close_matches(str(camera.name), names, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"it has {names or 'none'}"
-        raise ValueError(f"the model has no camera named {camera.name!r}: {hint}")
+def _check(model: mujoco.MjModel, camera: Camera) -> None:
     for side, size in (("height", camera.height), ("width", camera.width)):
         if size < 1 or size != int(size):
             raise ValueError(f"camera {camera.name!r}: {side} must be a whole number of pixels, got {size}")
@@ -165,12 +208,24 @@ def _check(model: mujoco.MjModel, camera: Camera) -> int:
         raise ValueError(f"camera {camera.name!r}: outputs must be some of {known}, got {camera.outputs}")
     if camera.far is not None and not 0 < camera.far < np.inf:
         raise ValueError(f"camera {camera.name!r}: far must be positive and finite, got {camera.far}")
-    index = names.index(camera.name)
-    modes = mujoco.mjtCamLight
+    if model.nflex or model.nskin:
+        raise ValueError("models with flexes or skins cannot be drawn by rays: use mujoco.Renderer")
+    if camera.viewpoint is not None:
+        _check_viewpoint(model, camera.name, camera.viewpoint)
+        return
+    index, modes = find(model, camera), mujoco.mjtCamLight
     if int(model.cam_mode[index]) not in (int(modes.mjCAMLIGHT_FIXED), int(modes.mjCAMLIGHT_TRACK)):
         raise ValueError(f"camera {camera.name!r}: mode must be 'fixed' or 'track', it has another")
     if int(model.cam_projection[index]) != int(mujoco.mjtProjection.mjPROJ_PERSPECTIVE):
         raise ValueError(f"camera {camera.name!r} is orthographic: only perspective ones are drawn")
-    if model.nflex or model.nskin:
-        raise ValueError("models with flexes or skins cannot be drawn by rays: use mujoco.Renderer")
-    return index
+
+
+def _check_viewpoint(model: mujoco.MjModel, name: str, view: Viewpoint) -> None:
+    if view.body not in range(model.nbody):
+        raise ValueError(
+            f"camera {name!r}: the viewpoint's body must be one of 0 to {model.nbody - 1}, got {view.body}"
+        )
+    if not (np.all(np.isfinite([*view.at, *view[2:]])) and view.distance > 0):
+        raise ValueError(
+            f"camera {name!r}: the viewpoint's numbers must be finite, its distance > 0, got {view}"
+        )

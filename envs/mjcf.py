@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 from envs.camera import Camera
 from envs.mujoco import Engine, engine
 from gps.rollout import clip_control, closed_loop, trajectory_costs
-from gps.types import Cost, Env, FinalCost, Limits, LinearGaussian, Mirror, Observer, Trajectory, View
+from gps.types import Bodies, Cost, Env, FinalCost, Limits, LinearGaussian, Mirror, Observer, Trajectory, View
 
 __all__ = ["Backend", "Task", "from_engine", "from_mjcf", "load_model", "sensor_slices", "simulator"]
 
@@ -136,7 +136,9 @@ def from_engine(
 
     def bind(context: PyTree) -> Env:
         task = define(context)
-        inputs = task.inputs if callable(task.inputs) else lambda x: task.inputs
+
+        def inputs(x: Array) -> Any:
+            return task.inputs(x) if callable(task.inputs) else task.inputs
 
         def step(x: Array, u: Array) -> tuple[Array, Array]:
             return mover.step(x, clip_control(u, limits), inputs(x))
@@ -184,6 +186,7 @@ def from_engine(
             metrics=task.metrics,
             mirror=task.mirror,
             views=task.views,
+            bodies=Bodies(sim.model, inputs),
         )
 
     env = bind(default_context)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, PyTree, UInt8
 
 from gps import plots
 from gps.placement import cpu_jit
@@ -13,7 +13,7 @@ from gps.rollout import first_observation
 from gps.types import Env
 from gps.video import Clip, Drawing, Frame
 
-__all__ = ["pictures", "sights"]
+__all__ = ["in_columns", "pictures", "sights"]
 
 COLOURS = ("#1c5fb0", "#c2255c", "#7048e8", "#0b7285")
 """One per driver."""
@@ -24,7 +24,13 @@ WIDE = 4.2
 def frames(env: Env, clip: Clip, titles: Sequence[str], steps: Sequence[int]) -> Iterator[Frame]:
     """For each driver its images on top of each other; they stand still when its episode is over."""
     at = np.minimum(np.asarray(steps)[:, None], clip.lasted[None] - 1)  # [frames, n]
-    shown = pictures(env, clip.context, clip.xs[np.arange(len(titles)), at])
+    yield from in_columns(pictures(env, clip.context, clip.xs[np.arange(len(titles)), at]), titles)
+
+
+def in_columns(
+    shown: Sequence[UInt8[np.ndarray, "k n height width 3"]], titles: Sequence[str]
+) -> Iterator[Frame]:
+    """A frame for each k: a column of pictures for each of n drivers, under its title."""
     tall = sum(image.shape[2] / image.shape[3] for image in shown)
     figure = plots.blank(WIDE * len(titles), WIDE * tall + 0.4)
     axes = figure.subplots(len(shown), len(titles), squeeze=False)
@@ -36,7 +42,7 @@ def frames(env: Env, clip: Clip, titles: Sequence[str], steps: Sequence[int]) ->
             drawn[i].append(ax.imshow(image[0, i], interpolation="nearest"))
     for ax, title, colour in zip(axes[0], titles, COLOURS * len(titles), strict=False):
         ax.set_title(title, color=colour, weight="bold", fontsize=12, pad=4)
-    for k in range(len(steps)):
+    for k in range(len(shown[0])):
         for i, column in enumerate(drawn):
             for picture, image in zip(column, shown, strict=True):
                 picture.set_data(image[k, i])

@@ -14,16 +14,20 @@ The loop these types serve:
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from gps.gaussian import Gaussian
 
+if TYPE_CHECKING:
+    import mujoco
+
 __all__ = [
     "Action",
     "Algorithm",
+    "Bodies",
     "Cost",
     "Dataset",
     "Env",
@@ -159,6 +163,14 @@ class View(NamedTuple):
     """(key, x, u) → what to do about it, where the teacher does `u` in x."""
 
 
+class Bodies(NamedTuple):
+    """What a MuJoCo task is drawn from."""
+
+    model: "mujoco.MjModel"
+    inputs: Callable[..., Float[Array, " ninput"] | None]
+    """x → inputs of the engine (poses of mocap bodies); None: the model's."""
+
+
 class Env(NamedTuple):
     """A task: dynamics, costs, what may be observed, and the context that varies per episode.
 
@@ -222,6 +234,8 @@ class Env(NamedTuple):
     """Degrees of freedom: δx begins with nv positions and their nv velocities. None: who knows."""
     conditions: PyTree = None
     """The contexts [M, …] of a task that is trained in a fixed set of them; None: any that are sampled."""
+    bodies: Bodies | None = None
+    """What films show; None: there is no MuJoCo model."""
 
 
 class Trajectory(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from envs import from_mjcf
-from envs.camera import Camera
+from envs.camera import Camera, Viewpoint
 from envs.mujoco import engine
 
 ALL = ("rgb", "depth", "segmentation")
@@ -260,3 +260,33 @@ def test_a_task_may_be_seen_by_cameras_and_sensors_together():
     assert {name: leaf.shape for name, leaf in obs.items()} == {"eye": (8, 12, 3), "eye_depth": (8, 12, 1)}
     with pytest.raises(ValueError, match="did you mean 'eye'"):
         from_mjcf(model, lambda x, u, y, t: x[2] ** 2, observe=[Camera("eya")])
+
+
+@pytest.mark.parametrize(("azimuth", "elevation"), [(90.0, -20.0), (0.0, 0.0), (210.0, -70.0)])
+def test_a_viewpoint_looks_at_its_point_and_follows_its_body(azimuth, elevation):
+    model = clutter(count=0)
+    body = model.body("head").id
+    model.geom_rgba[model.body_geomadr[body]] = 1  # the head, a ball of radius .05, can be seen
+    view = Viewpoint(body, (0.0, 0.0, 0.0), 0.7, azimuth, elevation)
+    camera = Camera("outside", 9, 9, ALL, viewpoint=view)
+    look = jax.jit(engine(model).camera(camera))
+    for pos, quat in (((0, 0, 1), (1, 0, 0, 0)), ((0.4, -1.5, 1.2), (1, 0.1, 0.2, 0.3))):
+        images = look(state(model, pos, quat))
+        assert images["outside_depth"][4, 4, 0] == pytest.approx(0.65, abs=1e-6)
+        assert images["outside_segmentation"][4, 4, 0] == model.body_geomadr[body]
+        top, foot = images["outside_segmentation"][[0, 8], :, 0]
+        assert np.all(foot == 0), "the ground"
+        assert np.all(top == 0) == (elevation == -70), "other things, unless it looks steeply down"
+
+
+@pytest.mark.parametrize(
+    ("view", "message"),
+    [
+        (Viewpoint(99, (0, 0, 0), 1.0), "body must be one of 0 to 1, got 99"),
+        (Viewpoint(0, (0, 0, 0), 0.0), "its distance > 0"),
+        (Viewpoint(0, (0, np.nan, 0), 1.0), "must be finite"),
+    ],
+)
+def test_viewpoints_that_are_none(view, message):
+    with pytest.raises(ValueError, match=message):
+        engine(clutter(count=0)).camera(Camera("outside", viewpoint=view))

@@ -118,7 +118,10 @@ def scene_of(name: str, options_text: str, local: bool, local_teacher: str) -> S
     student = task.student(**{k: v for k, v in wires.items() if k in asked}, **chosen["student"])
     judge_teacher = None if local else cpu_jit(evaluate(env, make_teacher=make_teacher))
     judge_student = cpu_jit(evaluate(env, student=student))
-    return Scene(env, make_teacher, student, task.drawing, judge_student, judge_teacher)
+    drawing = task.drawing
+    if drawing is None and env.bodies is not None:
+        drawing = registry.load(registry.BODIES)
+    return Scene(env, make_teacher, student, drawing, judge_student, judge_teacher)
 
 
 @functools.lru_cache(maxsize=4)

@@ -46,7 +46,7 @@ class Task(NamedTuple):
     student: Callable[..., Any]
     """(nu, limits, **options) → Student, whichever of `env`, `nu`, `limits` it names."""
     drawing: Drawing | None
-    """None: curves of states and controls are drawn."""
+    """None: the bodies of a MuJoCo model are drawn, of other tasks curves of states and controls."""
 
 
 ALGORITHM_NAMES = ("bc", "dagger", "plato", "coaching", "side_cameras", "mdgps", "pigps", "badmm", "traj_opt")
@@ -81,6 +81,9 @@ DRAWINGS = {
     "quadrotor_depth": "envs.sights:sights",
     "quadrotor_canyon": "envs.draw:canyon_flight",
 }
+
+BODIES = "envs.bodies:drawing"
+"""Of every other task that is made from a MuJoCo model."""
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

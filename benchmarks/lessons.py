@@ -163,6 +163,8 @@ def by_local_teachers(
 
 MSE = {"loss": "mse"}
 POINTS = partial(students.spatial_softmax, **peg_images.STUDENT)
+MIXED = partial(dagger, beta=0.5)
+"""A student that drives alone from the second iteration on flings the arm about, and learns of that only."""
 GUIDED = {"iterations": 6, "samples": 5, "updates": 1000, "batch_size": 256}
 LESSONS = {
     "fork": Lessons(
@@ -225,17 +227,17 @@ LESSONS = {
         env=peg_images.peg_images,
         teacher=peg_images.TEACHER,
         courses={
-            "DAgger": Course(dagger, POINTS, (">= 0.9",)),
+            "DAgger": Course(MIXED, POINTS, (">= 0.9",)),
             "PLATO": Course(plato, POINTS, (">= 0.9",)),
             "DAgger, blind": Course(
-                dagger, POINTS, ("<= 0.3",), env=partial(peg_images.peg_images, blind=True)
+                MIXED, POINTS, ("<= 0.3",), env=partial(peg_images.peg_images, blind=True)
             ),
             "MDGPS": Course(by_local_teachers, POINTS, (">= 0.9",), budget=GUIDED),
         },
         budget={"iterations": 6, "num_worlds": 32, "num_steps": 40, "updates": 600, "batch_size": 256},
         judge=inserting,
         units={"inserted": "share"},
-        seeds=(3, 4, 5),  # runs of seeds 0 and 1 were seen before the loss was chosen
+        seeds=(6, 7, 8),  # runs of seeds 0 to 5 were seen before loss and mixture were chosen
         filmed=22,
     ),
     "lane_drive, dave2": Lessons(

@@ -20,7 +20,11 @@ __all__ = [
     "TEACHER",
     "Drive",
     "Steps",
+    "World",
+    "beginning",
+    "control_step",
     "episodes",
+    "select",
     "student_drives",
     "teacher_drives",
 ]
@@ -48,12 +52,18 @@ class Steps(NamedTuple):
     key: Key[Array, "T W"]
     """`env.sample_context(key)` is the context."""
     u: Float[Array, "T W nu"]
+    """As executed, inside the limits."""
+    drawn: Float[Array, "T W nu"]
+    """As the driver wanted it."""
     log_prob: Float[Array, "T W"]
+    """Of what was drawn."""
     behaviour: Int[Array, "T W"]
     action: Action | None
     """The teacher's, where there is one."""
     student_mean: Float[Array, "T W nu"] | None
     cost: Float[Array, "T W"]
+    reward: Float[Array, "T W"]
+    """`Env.reward`, or −cost of a task that has none."""
     first: Bool[Array, "T W"]
     failed: Bool[Array, "T W"]
     """The step led to a failure (`Env.failed`, or a simulation that broke down)."""
@@ -65,7 +75,7 @@ class Steps(NamedTuple):
     metrics: dict[str, Float[Array, "T W"]]
 
 
-class _World(NamedTuple):
+class World(NamedTuple):
     """One running episode."""
 
     key: Array
@@ -113,7 +123,7 @@ def episodes(
         ValueError: there is neither teacher nor student, or less than one step or spare.
     """
     _check(num_steps, make_teacher, student, spares)
-    begin, act = _begin(env, make_teacher, student), _act(env, make_teacher, student, drive)
+    begin, act = beginning(env, make_teacher, student), control_step(env, make_teacher, student, drive)
     lives = 1 + spares if replace else 1
 
     def run(keys: Array, variables: PyTree, settings: PyTree) -> Steps:
@@ -128,11 +138,11 @@ def episodes(
             steps = steps._replace(truncated=~steps.failed & ~in_time)
             over = steps.failed | (moved.t >= env.horizon)
             if not replace:
-                kept = jax.vmap(_select)(worlds.alive, moved, worlds)
+                kept = jax.vmap(select)(worlds.alive, moved, worlds)
                 return (kept._replace(alive=worlds.alive & ~over), used), steps
             used = jnp.where(over, 1 + used % spares, used)
             successors = jax.vmap(lambda lane, k: jax.tree.map(lambda leaf: leaf[k], lane))(pool, used)
-            return (jax.vmap(_select)(over, successors, moved), used), steps
+            return (jax.vmap(select)(over, successors, moved), used), steps
 
         first = jax.tree.map(lambda leaf: leaf[:, 0], pool), jnp.zeros(keys.shape[0], jnp.int32)
         return jax.lax.scan(step if replace else _until_all_end(step), first, jnp.arange(num_steps))[1]
@@ -140,12 +150,12 @@ def episodes(
     return run
 
 
-def _begin(
+def beginning(
     env: Env, make_teacher: Callable[[Env], Teacher] | None, student: Student | None
-) -> Callable[[Array], _World]:
+) -> Callable[[Array], World]:
     """Key → a world at its first control step."""
 
-    def begin(key: Array) -> _World:
+    def begin(key: Array) -> World:
         context_key, init_key, memory_key, teacher_key = jax.random.split(key, 4)
         context = env.sample_context(context_key)
         bound = env.bind(context)
@@ -155,17 +165,17 @@ def _begin(
         carry = () if student is None else fresh_carry(bound, student, x)
         memory = bound.observer.init(memory_key)
         alive, t = jnp.asarray(True), jnp.int32(0)
-        return _World(context_key, context, x, bound.sense(x, u), u, t, memory, state, carry, alive)
+        return World(context_key, context, x, bound.sense(x, u), u, t, memory, state, carry, alive)
 
     return begin
 
 
-def _act(
+def control_step(
     env: Env, make_teacher: Callable[[Env], Teacher] | None, student: Student | None, drive: Drive
-) -> Callable[[Array, _World, PyTree, PyTree], tuple[_World, Steps]]:
+) -> Callable[[Array, World, PyTree, PyTree], tuple[World, Steps]]:
     """(key, world, variables, settings) → the world one control step later, and what happened in between."""
 
-    def act(key: Array, world: _World, variables: PyTree, settings: PyTree) -> tuple[_World, Steps]:
+    def act(key: Array, world: World, variables: PyTree, settings: PyTree) -> tuple[World, Steps]:
         observe_key, teacher_key, drive_key = jax.random.split(key, 3)
         bound = env.bind(world.context)
         obs, memory = bound.observer.observe(observe_key, world.memory, world.x, world.y, world.u)
@@ -178,17 +188,20 @@ def _act(
         wanted, log_prob, behaviour = drive(drive_key, settings, action, dist, bound)
         u, x, status = _move(bound, world.x, wanted)
         y = bound.sense(x, u)
+        cost = bound.cost(world.x, u, bound.sense(world.x, u), world.t)
         steps = Steps(
             obs=obs,
             x=world.x,
             t=world.t,
             key=world.key,
             u=u,
+            drawn=wanted,
             log_prob=log_prob,
             behaviour=behaviour,
             action=action,
             student_mean=None if dist is None else dist.mode(),
-            cost=bound.cost(world.x, u, bound.sense(world.x, u), world.t),
+            cost=cost,
+            reward=-cost if bound.reward is None else bound.reward(world.x, u, x),
             first=world.t == 0,
             failed=bound.failed(x, y) | (status != Status.OK),
             truncated=jnp.asarray(False),
@@ -226,7 +239,8 @@ def _until_all_end(step: Callable[[tuple, Array], tuple[tuple, Steps]]) -> Calla
     return guarded
 
 
-def _select(condition: Array, yes: PyTree, no: PyTree) -> PyTree:
+def select(condition: Bool[Array, ""], yes: PyTree, no: PyTree) -> PyTree:
+    """`yes` or `no`, leaf by leaf."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 

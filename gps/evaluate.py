@@ -23,6 +23,8 @@ class Scores(NamedTuple):
     """1 where the whole episode was flown."""
     cost: Float[Array, " W"]
     """Mean cost per control step while it lasted."""
+    reward: Float[Array, " W"]
+    """The sum of rewards while it lasted: the return, not discounted."""
     metrics: dict[str, Float[Array, " W"]]
     """Of `Env.metrics`, likewise."""
 
@@ -83,6 +85,7 @@ def score(steps: Steps, dt: float) -> Scores:
         time=lasted * dt,
         survived=(~failed).astype(steps.cost.dtype),
         cost=mean(steps.cost),
+        reward=jnp.sum(jnp.where(steps.alive, steps.reward, jnp.zeros_like(steps.reward)), axis=0),
         metrics=jax.tree.map(mean, steps.metrics),
     )
 

@@ -21,6 +21,7 @@ from students.policies import (
     mlp,
     set_covariance,
     spatial_softmax,
+    squashed,
 )
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "nll",
     "set_covariance",
     "spatial_softmax",
+    "squashed",
 ]

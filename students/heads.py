@@ -11,9 +11,10 @@ from jaxtyping import Array, Float, PyTree
 from gps.choice import Choice
 from gps.gaussian import Gaussian
 from gps.mixture import Mixture
+from gps.squashed import Squashed
 from gps.types import Limits
 
-__all__ = ["Covariance", "Head", "choice_head", "gaussian_head", "mixture_head"]
+__all__ = ["Covariance", "Head", "choice_head", "gaussian_head", "mixture_head", "squashed_head"]
 
 LOG_STD_FLOOR = -6.0
 """Keeps a likelihood fitted to a deterministic teacher finite: a standard deviation of 0.25 % of the
@@ -70,6 +71,21 @@ def mixture_head(nu: int, limits: Limits | None, components: int, log_std: float
         return Mixture(jax.nn.log_softmax(logits), means, half[None] * jnp.exp(_floored(log_std + rest[1])))
 
     return Head(components * (1 + 2 * nu), {}, distribution)
+
+
+def squashed_head(nu: int, limits: Limits, log_std: float, dtype: Any) -> Head:
+    """Tanh of N(m, diag s²) within the limits, both from the network; log s in [LOG_STD_FLOOR, 2]."""
+    low, high, centre, half = _box(nu, limits, dtype)
+    if not bool(jnp.all(jnp.isfinite(low) & jnp.isfinite(high))):
+        raise ValueError(
+            f"what tanh keeps inside limits needs finite ones, got {limits.low} to {limits.high}"
+        )
+
+    def distribution(params: PyTree, raw: Array) -> Squashed:
+        log = clip_straight_through(log_std + raw[nu:], *(jnp.asarray(n, dtype) for n in (LOG_STD_FLOOR, 2)))
+        return Squashed(raw[:nu], jnp.exp(log), centre, half)
+
+    return Head(2 * nu, {}, distribution)
 
 
 def choice_head(nu: int, choices: tuple[tuple[float, ...], ...], dtype: Any) -> Head:

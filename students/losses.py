@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from gps.gaussian import Gaussian, inverse_spd, log_det_chol, symmetrise
 from gps.linalg import cholesky
+from gps.squashed import Squashed
 from gps.types import Dataset
 
 __all__ = ["Loss", "LossName", "kl", "label_covariance", "mse", "named", "nll"]
@@ -65,7 +66,12 @@ def kl(covariance: bool = True) -> Loss:
 
 def mse() -> Loss:
     """Mean over the controls of (μ − m)²: squared units of the control; says nothing about the covariance."""
-    return lambda dist, step: jnp.mean((_mean("mse", dist) - step.mean) ** 2)
+
+    def loss(dist: Gaussian | Squashed, step: Dataset) -> Float[Array, ""]:
+        mean = dist.mode() if isinstance(dist, Squashed) else _mean("mse", dist)
+        return jnp.mean((mean - step.mean) ** 2)
+
+    return loss
 
 
 def _mean(loss: LossName, dist: Gaussian) -> Float[Array, " nu"]:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from gps.types import Limits, Student, Unroll
-from students.heads import Covariance, Head, choice_head, gaussian_head, mixture_head
+from students.heads import Covariance, Head, choice_head, gaussian_head, mixture_head, squashed_head
 from students.inputs import images, vector
 from students.networks import ACTIVATIONS, Layer, Memory, Network, dense, seeing
 from students.normalise import Moments, initial_moments, merge, normalise
@@ -23,6 +23,7 @@ __all__ = [
     "mlp",
     "set_covariance",
     "spatial_softmax",
+    "squashed",
     "takes_covariance",
 ]
 
@@ -67,6 +68,34 @@ def mlp(
     """
     _check(nu, hidden, activation, covariance, (log_std, min_std))
     head = gaussian_head(nu, limits, covariance, log_std, dtype)
+    return _student(dense(tuple(hidden), head.outputs, activation, dtype), head, False, min_std, dtype)
+
+
+def squashed(
+    nu: int,
+    limits: Limits,
+    hidden: tuple[int, ...] = (256, 256),
+    activation: str = "relu",
+    log_std: float = -1.0,
+    min_std: float = 0.0,
+    dtype: Any = jnp.float32,
+) -> Student:
+    """A Gaussian behind tanh, which never leaves the limits: the policy of SAC (Haarnoja et al. 2018).
+
+    Args:
+        nu: number of controls.
+        limits: box that every action stays in.
+        hidden: widths of the hidden layers.
+        activation: a name in `ACTIVATIONS`.
+        log_std: initial log standard deviation before tanh.
+        min_std: least spread that inputs are divided by, see `normalise`.
+        dtype: of parameters and outputs.
+
+    Raises:
+        ValueError: for an unknown activation, or limits that are not finite.
+    """
+    _check(nu, hidden, activation, "network", (log_std, min_std))
+    head = squashed_head(nu, limits, log_std, dtype)
     return _student(dense(tuple(hidden), head.outputs, activation, dtype), head, False, min_std, dtype)
 
 

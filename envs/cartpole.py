@@ -41,8 +41,13 @@ def cartpole(history: int = 4, horizon: int = 150, backend: Backend = "c") -> En
         horizon: control steps of .04 s in an episode.
         backend: who computes the physics.
     """
-    stage, final = swing_cost()
-    task = Task(
+    task, sim = swing(*swing_cost()), simulator(backend)(load_model(ASSET), substeps=SUBSTEPS)
+    return differences(from_engine(sim, lambda context: task, horizon=horizon, name="cartpole"), history)
+
+
+def swing(stage: ResidualCost, final: ResidualCost) -> Task:
+    """The task by these costs."""
+    return Task(
         cost=stage,
         final_cost=final,
         init=start,
@@ -51,15 +56,15 @@ def cartpole(history: int = 4, horizon: int = 150, backend: Backend = "c") -> En
         metrics=lambda x, u: {"upright": upright(x)},
         mirror=LEFT_IS_RIGHT,
     )
-    sim = simulator(backend)(load_model(ASSET), substeps=SUBSTEPS)
-    return differences(from_engine(sim, lambda context: task, horizon=horizon, name="cartpole"), history)
 
 
-def swing_cost() -> tuple[ResidualCost, ResidualCost]:
-    """Squares of posture and force, and of the last posture."""
+def swing_cost(force: float = WEIGHTS[-1]) -> tuple[ResidualCost, ResidualCost]:
+    """Squares of posture and force (of weight `force`), and of the last posture."""
     sizes, norms = (2, 1, 1, 1, 1), (quadratic,) * 5
     return (
-        residual_cost(lambda x, u, y, t: jnp.concatenate([_posture(x), u]), WEIGHTS, norms, sizes),
+        residual_cost(
+            lambda x, u, y, t: jnp.concatenate([_posture(x), u]), (*WEIGHTS[:-1], force), norms, sizes
+        ),
         residual_cost(lambda x, y: _posture(x), FINAL, norms[:4], sizes[:4]),
     )
 

@@ -21,6 +21,8 @@ __all__ = ["ENVS", "Pairing", "pairing", "student_factory", "teacher_factory"]
 ENVS = (
     "pendulum",
     "cartpole",
+    "cartpole_sparse",
+    "point_maze",
     "reacher",
     "quadrotor_forest",
     "quadrotor_depth",

@@ -184,7 +184,7 @@ def trained(config: Config, path: Path, iteration: int | None = None) -> tuple[i
 
 
 @functools.lru_cache(maxsize=2)
-def _judge_teacher(key: tuple[str, str, bool, str], worlds: Worlds) -> Judged | None:
+def _judge_teacher(key: experiment.SceneKey, worlds: Worlds) -> Judged | None:
     scene = experiment.scene_of(*key)
     if scene.judge_teacher is None:
         return None

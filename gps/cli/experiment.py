@@ -75,7 +75,7 @@ def groups(
 ) -> dict[str, type]:
     """The options dataclasses of algorithm, env, teacher and student; `saved` takes the defaults' place."""
     algorithm_factory = registry.algorithm_factory(algorithm)
-    task = registry.task(env, registry.teacher_name(algorithm, teacher))
+    task = registry.task(env, registry.teacher_name(algorithm, teacher), registry.STUDENTS.get(algorithm, ""))
     factories = {
         "algorithm": algorithm_factory,
         "env": task.env,
@@ -101,16 +101,22 @@ def algorithm(config: Config) -> Algorithm:
     return _algorithm(config.algorithm, chosen, config.planned, scene_key(config))
 
 
-def scene_key(config: Config) -> tuple[str, str, bool, str]:
-    """What tells scenes apart: env, options but the algorithm's as text, whether local teachers, which."""
+SceneKey = tuple[str, str, bool, str, str]
+"""What tells scenes apart: env, options but the algorithm's as text, whether local teachers, which, and the
+kind of student if it is not the env's own."""
+
+
+def scene_key(config: Config) -> SceneKey:
+    """That of a config."""
     chosen = {name: config.options[name] for name in ("env", "teacher", "student")}
-    return config.env, json.dumps(chosen), registry.wants_local(config.algorithm), config.teacher
+    local, kind = registry.wants_local(config.algorithm), registry.STUDENTS.get(config.algorithm, "")
+    return config.env, json.dumps(chosen), local, config.teacher, kind
 
 
 @functools.lru_cache(maxsize=4)
-def scene_of(name: str, options_text: str, local: bool, local_teacher: str) -> Scene:
+def scene_of(name: str, options_text: str, local: bool, local_teacher: str, kind: str) -> Scene:
     """The scene of a `scene_key`."""
-    task, chosen = registry.task(name, local_teacher), json.loads(options_text, object_hook=_tuples)
+    task, chosen = registry.task(name, local_teacher, kind), json.loads(options_text, object_hook=_tuples)
     env = task.env(**chosen["env"])
     make_teacher = _make_teacher(task.local_teacher if local else task.teacher, chosen["teacher"])
     wires = {"env": env, "nu": env.nu, "limits": env.limits}
@@ -125,7 +131,7 @@ def scene_of(name: str, options_text: str, local: bool, local_teacher: str) -> S
 
 
 @functools.lru_cache(maxsize=4)
-def _algorithm(name: str, options_text: str, planned: int, key: tuple[str, str, bool, str]) -> Algorithm:
+def _algorithm(name: str, options_text: str, planned: int, key: SceneKey) -> Algorithm:
     made = scene_of(*key)
     chosen = json.loads(options_text, object_hook=_tuples)
     factory = registry.algorithm_factory(name)

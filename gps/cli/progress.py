@@ -13,6 +13,7 @@ __all__ = ["Show", "iteration_line", "iterations", "number"]
 SHOWN = {
     "teacher_cost": "teacher cost",
     "student_cost": "student cost",
+    "student_return": "student return",
     "student_distance": "student distance",
     "crashes": "crashes",
     "kl": "KL",
@@ -72,7 +73,7 @@ def iterations(
 
 def iteration_line(record: dict[str, Any], seconds: float) -> str:
     """The figures a human watches, '–' for what the algorithm does not report."""
-    optional = {"student_distance", "crashes"}
+    optional = {"student_distance", "student_return", "crashes"}
     shown = {name: title for name, title in SHOWN.items() if name in record or name not in optional}
     parts = [f"{title} {number(record.get(name))}" for name, title in shown.items()]
     samples = record.get("samples")

@@ -49,7 +49,23 @@ class Task(NamedTuple):
     """None: the bodies of a MuJoCo model are drawn, of other tasks curves of states and controls."""
 
 
-ALGORITHM_NAMES = ("bc", "dagger", "plato", "coaching", "side_cameras", "mdgps", "pigps", "badmm", "traj_opt")
+ALGORITHM_NAMES = (
+    "bc",
+    "dagger",
+    "plato",
+    "coaching",
+    "side_cameras",
+    "mdgps",
+    "pigps",
+    "badmm",
+    "traj_opt",
+    "ppo",
+    "sac",
+    "pretrain_finetune",
+    "q_demo",
+    "hybrid_pg",
+    "hybrid_q",
+)
 ALGORITHMS = {name: f"gps.algorithms.{name}:{name}" for name in ALGORITHM_NAMES}
 
 TEACHERS = {
@@ -62,11 +78,15 @@ TEACHERS = {
 PARTNERS = {"pigps": "local_pi2"}
 """The one that an algorithm is published with, where that is not the env's own."""
 
+STUDENTS: dict[str, str] = dict.fromkeys(("sac", "q_demo", "hybrid_q"), "students:squashed")
+"""The kind that an algorithm asks for, where the env's own will not do."""
+
 ENVS = {name: f"envs.{name}:{name}" for name in ENV_NAMES}
 
 DRAWINGS = {
     "pendulum": "envs.sticks:pendulum",
     "cartpole": "envs.sticks:cartpole",
+    "cartpole_sparse": "envs.sticks:cartpole",
     "reacher": "envs.sticks:reacher",
     "obstacle": "envs.sticks:obstacle",
     "fork": "envs.sticks:fork",
@@ -97,8 +117,10 @@ def algorithm_factory(name: str) -> Callable[..., Any]:
     return load(_path("algorithm", name, ALGORITHMS))
 
 
-def task(name: str, local_teacher: str = "") -> Task:
+def task(name: str, local_teacher: str = "", student: str = "") -> Task:
     """The factories of env `name`, with its own local teacher or the one called `local_teacher`.
+
+    Likewise its own student, or the kind that the import path `student` names.
 
     Its module may bring its own `teacher` and `student` factories, `TEACHER` and `STUDENT`, defaults of their
     keyword arguments, and a `drawing`; where it does not, the general ones serve.
@@ -111,7 +133,8 @@ def task(name: str, local_teacher: str = "") -> Task:
     chosen = load(_path("teacher", local_teacher, TEACHERS)) if local_teacher else None
     drawing = load(DRAWINGS[name]) if name in DRAWINGS else getattr(module, "drawing", None)
     local = local_teacher_factory(module, chosen)
-    return Task(factory, teacher_factory(module), local, student_factory(module), drawing)
+    pupil = load(student) if student else student_factory(module)
+    return Task(factory, teacher_factory(module), local, pupil, drawing)
 
 
 def teacher_name(algorithm: str, asked: str = "") -> str:

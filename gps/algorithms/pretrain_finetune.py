@@ -1,0 +1,114 @@
+"""Imitate first, then go on by reinforcement, without losing what was learned."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from gps.algorithms.on_policy import Settings, Taught, on_policy
+from gps.algorithms.ppo import Clipped, clipped
+from gps.demonstrations import demonstrations as record
+from gps.placement import student_jit
+from gps.types import Algorithm, Env, Student, Teacher
+from students.fit import adam, fit
+from students.losses import LossName, named
+
+__all__ = ["imitated", "pretrain_finetune"]
+
+
+def pretrain_finetune(
+    env: Env,
+    make_teacher: Callable[[Env], Teacher],
+    student: Student,
+    *,
+    demonstrations: int = 20,
+    pretrain_updates: int = 3000,
+    loss: LossName = "mse",
+    anchor: float = 1.0,
+    wait: int = 5,
+    iterations: int = 100,
+    num_worlds: int = 32,
+    num_steps: int = 64,
+    epochs: int = 8,
+    parts: int = 8,
+    learning_rate: float = 3e-4,
+    clip: float = 0.2,
+    discount: float = 0.99,
+    trace: float = 0.95,
+    critic_updates: int = 80,
+    critic_hidden: tuple[int, ...] = (64, 64),
+    test_worlds: int = 16,
+) -> Algorithm:
+    """Behaviour cloning, then PPO from there.
+
+    The first batches of reinforcement, judged by a critic that knows nothing, undo an imitation that nothing
+    holds: `wait` iterations teach the critic alone, and `anchor` prices the KL divergence from what was
+    imitated.
+
+    Args:
+        env: the task.
+        make_teacher: Env → Teacher, who shows whole episodes.
+        student: the policy, of any kind that `fit` teaches and whose distribution has a density.
+        demonstrations: episodes that are shown.
+        pretrain_updates: gradient updates of the imitation.
+        loss: of the imitation, see `students.losses`; by 'mse' the spread stays what the student begins with.
+        anchor: what a nat of KL(imitated ‖ policy) costs, in standard deviations of the advantage.
+        wait: iterations in which the critic alone learns.
+        iterations: of collecting and improving, after the imitation.
+        num_worlds: as in `ppo`, and so the rest.
+        num_steps: control steps per world and iteration.
+        epochs: passes over an iteration's experience.
+        parts: minibatches per pass.
+        learning_rate: of Adam, falling to 0 over the iterations.
+        clip: ε.
+        discount: γ.
+        trace: λ of the advantage estimate.
+        critic_updates: gradient updates of the critic per iteration.
+        critic_hidden: widths of the critic's layers.
+        test_worlds: worlds on which the student alone is tried after each iteration.
+
+    Raises:
+        ValueError: settings that cannot work.
+    """
+    if not anchor >= 0 or wait < 0 or pretrain_updates < 1:
+        raise ValueError(
+            "anchor and wait must be at least 0, pretrain_updates at least 1, got "
+            f"{anchor}, {wait} and {pretrain_updates}"
+        )
+    taught = imitated(env, make_teacher, student, demonstrations, pretrain_updates, loss)
+    settings = Settings(
+        num_worlds,
+        num_steps,
+        discount,
+        trace,
+        critic_updates,
+        critic_hidden=critic_hidden,
+        test_worlds=test_worlds,
+    )
+    step = Clipped(epochs, parts, learning_rate, clip, anchor=anchor, wait=wait)
+    return on_policy(env, student, clipped(student, env.limits, step, iterations), settings, taught)
+
+
+def imitated(
+    env: Env,
+    make_teacher: Callable[[Env], Teacher],
+    student: Student,
+    count: int,
+    updates: int,
+    loss: LossName,
+) -> Callable[[Key[Array, ""]], Taught]:
+    """Key → the student after `updates` of behaviour cloning on `count` episodes of the teacher."""
+    show = record(env, make_teacher, count)
+    fitter = fit(student, named(loss), adam(updates=updates), batch_size=256, updates=updates)
+    improve = student_jit(fitter.run)
+
+    def taught(key: Key[Array, ""]) -> Taught:
+        show_key, student_key, fit_key = jax.random.split(key, 3)
+        labels = show(show_key).labels
+        obs = jax.tree.map(lambda leaf: leaf[0], labels.obs)
+        state = fitter.init(fit_key, student.init(student_key, obs))
+        state, _ = improve(fit_key, state, labels)
+        return Taught(state.variables, labels, jnp.sum(labels.weight > 0, dtype=jnp.int32))
+
+    return taught

@@ -1,0 +1,84 @@
+"""Q-learning with demonstrations in the buffer: nothing else changes, for it learns from anybody's steps."""
+
+from collections.abc import Callable
+
+from jaxtyping import Array, Key
+
+from gps.algorithms.off_policy import Settings, off_policy
+from gps.demonstrations import demonstrations as record
+from gps.replay import Transition
+from gps.types import Algorithm, Env, Student, Teacher
+
+__all__ = ["q_demo", "shown"]
+
+
+def q_demo(
+    env: Env,
+    make_teacher: Callable[[Env], Teacher],
+    student: Student,
+    *,
+    demonstrations: int = 20,
+    demonstrated: float = 0.5,
+    num_worlds: int = 8,
+    num_steps: int = 128,
+    updates_per_step: float = 1.0,
+    warm_up: int = 512,
+    capacity: int = 200_000,
+    batch_size: int = 256,
+    learning_rate: float = 3e-4,
+    discount: float = 0.99,
+    tau: float = 0.005,
+    critics: int = 4,
+    layer_norm: bool = True,
+    critic_hidden: tuple[int, ...] = (256, 256),
+    test_worlds: int = 16,
+) -> Algorithm:
+    """Soft actor-critic, half of whose every batch was demonstrated (RLPD: Ball et al. 2023).
+
+    Layers of the critics are normalised: else their maximum over controls that nobody has tried runs away.
+
+    Args:
+        env: the task; its limits are finite.
+        make_teacher: Env → Teacher, who shows whole episodes.
+        student: a `students.squashed`.
+        demonstrations: episodes that are shown.
+        demonstrated: their share of each batch.
+        num_worlds: as in `sac`, and so the rest.
+        num_steps: control steps per world and iteration.
+        updates_per_step: gradient updates per control step of one world.
+        warm_up: control steps whose controls are drawn uniformly.
+        capacity: of the replay of its own steps.
+        batch_size: transitions per update.
+        learning_rate: of Adam.
+        discount: γ.
+        tau: share of the new parameters in the target's at each update.
+        critics: members of the ensemble; two of them, drawn anew, make each target.
+        layer_norm: in the critics.
+        critic_hidden: widths of their layers.
+        test_worlds: worlds on which the student alone is tried after each iteration.
+    """
+    settings = Settings(
+        num_worlds,
+        num_steps,
+        updates_per_step,
+        warm_up,
+        capacity,
+        batch_size,
+        learning_rate,
+        discount,
+        tau,
+        critics,
+        layer_norm,
+        critic_hidden,
+        test_worlds,
+        demonstrated,
+    )
+    return off_policy(env, student, settings, shown(env, make_teacher, demonstrations))
+
+
+def shown(
+    env: Env, make_teacher: Callable[[Env], Teacher], count: int
+) -> Callable[[Key[Array, ""]], Transition]:
+    """Key → the transitions of `count` episodes of the teacher."""
+    show = record(env, make_teacher, count)
+    return lambda key: show(key).transitions

@@ -1,0 +1,68 @@
+"""Episodes that a teacher drives: labels for imitation, transitions for reinforcement learning."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key
+
+from gps.episodes import Steps, episodes, teacher_drives
+from gps.labels import as_dataset
+from gps.placement import cpu_jit
+from gps.replay import Transition
+from gps.types import Dataset, Env, Teacher
+
+__all__ = ["Demonstrations", "as_transitions", "demonstrations"]
+
+
+class Demonstrations(NamedTuple):
+    """n rows each."""
+
+    labels: Dataset
+    transitions: Transition
+    """Of all steps but the last of an episode that was cut: what came next is not known."""
+    returns: Array
+    """[W] the sum of rewards of each episode."""
+
+
+def demonstrations(
+    env: Env, make_teacher: Callable[[Env], Teacher], count: int
+) -> Callable[[Key[Array, ""]], Demonstrations]:
+    """Key → `count` whole episodes of the teacher.
+
+    Raises:
+        ValueError: none, or episodes of a single step.
+    """
+    if count < 1 or env.horizon < 2:
+        raise ValueError(f"demonstrations need an episode of two steps, got {count} of {env.horizon}")
+    drive = episodes(env, teacher_drives, env.horizon, make_teacher=make_teacher, replace=False)
+
+    @cpu_jit
+    def record(key: Key[Array, ""]) -> Demonstrations:
+        steps = drive(jax.random.split(key, count), (), ())
+        labels = jax.tree.map(_single, as_dataset(steps)._replace(x=()))._replace(x=as_dataset(steps).x)
+        returns = jnp.sum(jnp.where(steps.alive, steps.reward, 0), axis=0)
+        return Demonstrations(labels, as_transitions(steps), returns)
+
+    return record
+
+
+def as_transitions(steps: Steps) -> Transition:
+    """Rows [(T − 1) W] of episodes that were not replaced.
+
+    Where there are fewer, because an episode failed, some of them are there twice.
+    """
+    goes_on = jnp.concatenate([steps.alive[1:], jnp.zeros_like(steps.alive[:1])])
+    known = (steps.alive & (goes_on | steps.failed)).reshape(-1)
+    size = known.shape[0] - steps.alive.shape[1]
+    rows = jnp.nonzero(known, size=size, fill_value=-1)[0]
+    rows = jnp.where(rows < 0, rows[jnp.arange(size) % jnp.maximum(jnp.sum(known), 1)], rows)
+    following = jax.tree.map(lambda leaf: jnp.concatenate([leaf[1:], leaf[-1:]]), steps.obs)
+    whole = Transition(steps.obs, steps.u, steps.reward, following, steps.failed)
+    return jax.tree.map(lambda leaf: _single(leaf.reshape(-1, *leaf.shape[2:])[rows]), whole)
+
+
+def _single(leaf: Array) -> Array:
+    """Floating point numbers in single precision."""
+    return leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

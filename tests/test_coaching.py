@@ -100,7 +100,7 @@ def test_labels_older_than_the_window_are_let_go():
 @pytest.mark.parametrize(
     "planner",
     [
-        teachers.ilqr,
+        pytest.param(teachers.ilqr, marks=pytest.mark.slow),
         functools.partial(teachers.cem, samples=32),
         functools.partial(teachers.cem, samples=32, worlds=np.zeros(2)),  # contexts that it binds anew
     ],

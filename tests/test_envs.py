@@ -92,7 +92,11 @@ def explored(name):
     return program, jax.tree.map(np.asarray, program(KEYS))
 
 
-@pytest.fixture(scope="module", params=[*ENVS, "own"])
+SLOW = ("quadrotor_canyon", "quadrotor_depth")  # long to compile, and built like quadrotor_forest
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in (*ENVS, "own")]
+
+
+@pytest.fixture(scope="module", params=NAMES)
 def name(request):
     return request.param
 

@@ -67,6 +67,7 @@ def test_a_step_of_pigps_repeats_itself_with_the_same_key_and_leaves_its_state_a
     assert jax.tree.structure(states[1]) == jax.tree.structure(states[2])
 
 
+@pytest.mark.slow
 def test_pilqr_stands_under_mdgps_with_a_step_rule():
     teacher = functools.partial(local_pilqr, clusters=0)
     infos = ran(mdgps, teacher, 6, 6)[2]

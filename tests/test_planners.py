@@ -68,8 +68,13 @@ def solver(name, of, iterations):
     return jax.jit(run)
 
 
-QUICK = ("ilqr", "multiple_shooting", "predictive sampling")
-NEAR = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PLANNERS]
+def sparing(names, quick):
+    """`names` as parameters; those that are not `quick` are slow tests."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+COMPOSED = ("constrained", "ilqs", "best_of")  # of the others, and with tests of their own
+NEAR, EACH = sparing(PLANNERS, ("ilqr",)), sparing(PLANNERS, set(PLANNERS) - set(COMPOSED))
 
 
 @pytest.mark.parametrize("name", NEAR)
@@ -84,7 +89,7 @@ def test_comes_near_the_best_cost_known_in_two_tasks_of_three(name):
     assert sum(near) >= 2, near
 
 
-@pytest.mark.parametrize("of", TASKS)
+@pytest.mark.parametrize("of", sparing(TASKS, ("pendulum",)))
 def test_best_is_the_best(of):
     env, x0, best = task(of)
     starts = 0.3 * np.max(env.limits.high) * jax.random.normal(KEY, (8, env.horizon, env.nu))
@@ -93,7 +98,7 @@ def test_best_is_the_best(of):
     np.testing.assert_allclose(np.min(costs), best, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("name", EACH)
 def test_plans_are_what_they_say(name):
     """Inside the limits, repeatable, the trajectory that its controls lead to, a Gaussian around it."""
     env, x0, _ = task("cart")
@@ -116,7 +121,7 @@ def test_plans_are_what_they_say(name):
         assert np.any(np.asarray(other.trajectory.us) != us), "another key, the same plan"
 
 
-@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("name", EACH)
 def test_batches_and_dtypes(name):
     _, x0, _ = task("cart")
     starts = jnp.stack([x0, -0.5 * x0])
@@ -171,7 +176,7 @@ def test_a_planner_that_diverged_begins_again_from_the_best_plan():
     np.testing.assert_allclose(guess.plan.us, solution.trajectory.us, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("name", EACH)
 def test_replans_in_closed_loop(name):
     """Under `mpc`, from state to state: the pendulum is up at the end."""
     env, x0, _ = task("pendulum")

@@ -87,6 +87,17 @@ def survival(env: Env, student: Student, fast: bool) -> Verdict:
     return verdict
 
 
+def branching(env: Env, student: Student, fast: bool) -> Verdict:
+    """1 in each of 200 worlds in which the student is in the branch that the sign told at the end, else 0."""
+    run = cpu_jit(evaluate(env, student=student))
+
+    def verdict(key: Array, variables: PyTree) -> dict[str, np.ndarray]:
+        scores, driven = run(jax.random.split(key, 4 if fast else 200), variables)
+        return {"success": np.asarray(driven.metrics["taken"][-1]) * np.asarray(scores.survived)}
+
+    return verdict
+
+
 def balancing(env: Env, student: Student, fast: bool) -> Verdict:
     """1 in each of 200 worlds in which the pole stands during the last second, else 0."""
     run, last = cpu_jit(evaluate(env, student=student)), round(1 / env.dt)
@@ -175,7 +186,7 @@ LESSONS = {
             "cnn + gru": Course(partial(dagger, **MSE), partial(students.cnn, **fork.STUDENT), (">= 0.95",)),
         },
         budget={"iterations": 8, "num_worlds": 16, "num_steps": 110, "updates": 600, "batch_size": 512},
-        judge=survival,
+        judge=branching,
         units={"success": "share"},
     ),
     "cartpole_pixels": Lessons(

@@ -30,6 +30,8 @@ SPEED = 1.5
 """m/s."""
 SIGN, FORK, BRANCH = 2.2, 5.0, 1.15
 """Where the sign stands and the branches begin, and how far these are from the middle, m."""
+WEDGE = 6.4
+"""Where what stands between the branches begins, m."""
 WEIGHTS = (1.0, 4.0, 0.2, 0.1)
 """Of speed, place across the road, speed across it and force."""
 SUBSTEPS = 2
@@ -85,6 +87,7 @@ def fork(height: int = 32, width: int = 48, gust: float = 2.0, horizon: int = 11
             failed=lambda x, y: failed(x, sign.side),
             inputs=still if planning else blown,
             planning=None if planning else model(sign),
+            metrics=lambda x, u: {"taken": taken(x, sign.side).astype(x.dtype)},
         )
 
     def model(sign: Sign) -> Env:
@@ -119,8 +122,13 @@ def start(key: Array) -> Float[Array, " 4"]:
     return noise * jnp.array([0.3, 0.2, 0.2, 0.1]) + jnp.array([0.0, 0.0, 1.0, 0.0])
 
 
+def taken(x: Float[Array, " 4"], side: Float[Array, ""]) -> Array:
+    """It is in the branch that the sign told."""
+    return (x[0] > WEDGE) & (x[1] * side > 0)
+
+
 def failed(x: Float[Array, " 4"], side: Float[Array, ""]) -> Array:
     """It met a wall or the wedge, or took the wrong branch."""
     wall = jnp.where(x[0] < FORK, jnp.abs(x[1]) > 0.7, jnp.abs(x[1]) > 1.8)
-    wedge = (x[0] > 6.4) & (jnp.abs(x[1]) < 0.5)
-    return wall | wedge | ((x[0] > 6.4) & (x[1] * side < 0))
+    wedge = (x[0] > WEDGE) & (jnp.abs(x[1]) < 0.5)
+    return wall | wedge | ((x[0] > WEDGE) & (x[1] * side < 0))

@@ -63,7 +63,8 @@ class Steps(NamedTuple):
     student_mean: Float[Array, "T W nu"] | None
     cost: Float[Array, "T W"]
     reward: Float[Array, "T W"]
-    """`Env.reward`, or −cost of a task that has none."""
+    """`Env.reward`, or −cost of a task that has none; a failure then costs what its step does in each control
+    step that is left of the episode: else it would pay to fail early."""
     first: Bool[Array, "T W"]
     failed: Bool[Array, "T W"]
     """The step led to a failure (`Env.failed`, or a simulation that broke down)."""
@@ -189,6 +190,7 @@ def control_step(
         u, x, status = _move(bound, world.x, wanted)
         y = bound.sense(x, u)
         cost = bound.cost(world.x, u, bound.sense(world.x, u), world.t)
+        failed = bound.failed(x, y) | (status != Status.OK)
         steps = Steps(
             obs=obs,
             x=world.x,
@@ -201,9 +203,9 @@ def control_step(
             action=action,
             student_mean=None if dist is None else dist.mode(),
             cost=cost,
-            reward=-cost if bound.reward is None else bound.reward(world.x, u, x),
+            reward=_reward(bound, world, u, x, cost, failed),
             first=world.t == 0,
-            failed=bound.failed(x, y) | (status != Status.OK),
+            failed=failed,
             truncated=jnp.asarray(False),
             status=status,
             alive=world.alive,
@@ -212,6 +214,14 @@ def control_step(
         return world._replace(x=x, y=y, u=u, t=world.t + 1, memory=memory, teacher=state, carry=carry), steps
 
     return act
+
+
+def _reward(env: Env, world: World, u: Array, x: Array, cost: Array, failed: Array) -> Array:
+    """Of a control step that leads to `x`."""
+    if env.reward is not None:
+        return env.reward(world.x, u, x)
+    left = jnp.maximum(env.horizon - world.t, 1).astype(cost.dtype)
+    return -cost * jnp.where(failed, left, 1)
 
 
 def _move(env: Env, x: Array, wanted: Array) -> tuple[Array, Array, Array]:

@@ -56,7 +56,9 @@ def replay(steps, share, replace):
             over = failed or t + 1 == HORIZON
             yield (i, w), {
                 "obs": {"x": x[:1], "y": y, "u": u, "sum": total},
-                "x": x, "t": t, "u": u_next, "behaviour": MIXTURE, "cost": cost, "first": t == 0,
+                "reward": -cost * (HORIZON - t if failed else 1),
+                "x": x, "t": t, "u": u_next, "drawn": wanted, "behaviour": MIXTURE, "cost": cost,
+                "first": t == 0,
                 "failed": failed, "truncated": not failed and (over or i == len(steps.t) - 1),
                 "status": 0, "alive": True, "student_mean": student, "mean": teacher,
                 "label": 3 if x[1] > DISOWNED else 0, "speed": abs(x[1]), "push": c * u_next[0],

@@ -163,6 +163,21 @@ def test_reinforcement_waits_for_the_critic_and_keeps_what_was_imitated():
         (lambda env: ppo(env, None, students.mlp(2), clip=1.5), r"clip must be in \(0, 1\), got 1.5"),
         (lambda env: ppo(env, None, students.mlp(2), num_worlds=0), "num_worlds must be at least 1, got 0"),
         (lambda env: ppo(env, None, students.mlp(2), discount=1.1), r"discount must be in \[0, 1\], got 1.1"),
+        (
+            lambda env: ppo(env, None, students.mlp(2), **ON | {"parts": 99}).step(
+                KEY, ppo(env, None, students.mlp(2), **ON | {"parts": 99}).init(KEY)
+            ),
+            "32 windows cannot be split into 99 minibatches",
+        ),
+        (
+            lambda env: ppo(env, None, students.mlp(2), entropy=np.nan),
+            "entropy and anchor must be at least 0",
+        ),
+        (lambda env: sac(env, None, None, **OFF | {"test_worlds": -1}), "test_worlds and clone must be"),
+        (
+            lambda env: hybrid_q(env, tasks.corridor_teacher, None, **OFF | {"demonstrated": 0.01}),
+            "a share of 0.01 of 4 rows is no row at all",
+        ),
         (lambda env: sac(env, None, students.mlp(2), **OFF).init(KEY), "take students.squashed"),
         (
             lambda env: sac(env, None, students.squashed(2, env.limits), **OFF | {"batch_size": 99}),

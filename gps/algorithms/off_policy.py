@@ -343,8 +343,17 @@ def _check(settings: Settings, env: Env, shown: bool) -> None:
             f"a replay of {settings.capacity} rows cannot fill a batch of {settings.batch_size}: enlarge "
             "capacity"
         )
-    if (settings.demonstrated > 0 or settings.clone > 0) and not shown:
-        raise ValueError("there are no demonstrations to learn from: leave demonstrated and clone 0")
+    if settings.test_worlds < 0 or not 0 <= settings.clone < math.inf:
+        raise ValueError(
+            f"test_worlds and clone must be at least 0, got {settings.test_worlds} and {settings.clone}"
+        )
+    rows = round(settings.demonstrated * settings.batch_size)
+    if rows > 0 and not shown:
+        raise ValueError("there are no demonstrations to learn from: leave demonstrated 0")
+    if shown and rows == 0:
+        raise ValueError(
+            f"a share of {settings.demonstrated} of {settings.batch_size} rows is no row at all: enlarge it"
+        )
     if not np.all(np.isfinite([env.limits.low, env.limits.high])):
         raise ValueError(
             f"{env.name}: controls need finite limits, got {env.limits.low} to {env.limits.high}"

@@ -177,7 +177,7 @@ def on_policy(
         )
         if taught is None:
             variables = student.observe_statistics(variables, flat, jnp.ones(rows.reward.size, jnp.float32))
-        leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((variables, fitted))]
+        leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((variables, fitted, info["loss"]))]
         explained = 1 - jnp.var(gain) / jnp.maximum(jnp.var(returns), 1e-12)
         info |= {"critic_loss": loss, "explained": explained, "finite": jnp.all(jnp.stack(leaves))}
         state = state._replace(
@@ -262,6 +262,10 @@ def minibatches(
     """
     total = jax.tree.leaves(rows)[0].shape[0]
     size = total // count
+    if size < 1:
+        raise ValueError(
+            f"{total} windows cannot be split into {count} minibatches: take fewer parts, more worlds"
+        )
 
     def epoch(carry: PyTree, key: Array) -> tuple[PyTree, PyTree]:
         order = jax.random.permutation(key, total)[: size * count].reshape(count, size)

@@ -1,5 +1,6 @@
 """PPO: reinforcement learning from scratch, by clipped policy gradients (Schulman et al. 2017)."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -112,7 +113,7 @@ def clipped(student: Student, limits: Limits, settings: Clipped, iterations: int
             held = jnp.clip(ratio, 1 - settings.clip, 1 + settings.clip)
             gain = jnp.mean(jnp.minimum(ratio * part.advantage, held * part.advantage))
             if settings.entropy:
-                gain += settings.entropy * jnp.mean(jax.vmap(jax.vmap(lambda dist: dist.entropy()))(dists))
+                gain -= settings.entropy * jnp.mean(ratio * jax.lax.stop_gradient(log_prob))
             if settings.anchor:
                 taught, _ = log_probs(student, reference, part, limits)
                 away = jax.vmap(jax.vmap(lambda old, new: old.kl(new)))(taught, dists)
@@ -147,7 +148,11 @@ def _check(settings: Clipped, iterations: int) -> None:
     for name, value in {"iterations": iterations, "epochs": settings.epochs, "parts": settings.parts}.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    if not (0 <= settings.entropy < math.inf and 0 <= settings.anchor < math.inf):
+        raise ValueError(
+            f"entropy and anchor must be at least 0 and finite, got {settings.entropy} and {settings.anchor}"
+        )
     if not 0 < settings.clip < 1:
         raise ValueError(f"clip must be in (0, 1), got {settings.clip}")
-    if not 0 < settings.learning_rate < float("inf"):
+    if not 0 < settings.learning_rate < math.inf:
         raise ValueError(f"learning_rate must be positive and finite, got {settings.learning_rate}")

@@ -100,7 +100,7 @@ def imitated(
 ) -> Callable[[Key[Array, ""]], Taught]:
     """Key → the student after `updates` of behaviour cloning on `count` episodes of the teacher."""
     show = record(env, make_teacher, count)
-    fitter = fit(student, named(loss), adam(updates=updates), batch_size=256, updates=updates)
+    fitter = fit(student, named(loss), adam(updates=updates), batch_size=_batch(student), updates=updates)
     improve = student_jit(fitter.run)
 
     def taught(key: Key[Array, ""]) -> Taught:
@@ -112,3 +112,9 @@ def imitated(
         return Taught(state.variables, labels, jnp.sum(labels.weight > 0, dtype=jnp.int32))
 
     return taught
+
+
+def _batch(student: Student) -> int:
+    """About 256 steps, whole windows of a student that remembers."""
+    length = 1 if student.unroll is None else student.unroll.length
+    return length * max(1, 256 // length)

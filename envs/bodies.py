@@ -18,7 +18,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float, PyTree, UInt8
 
-from envs.camera import Camera, Viewpoint, find
+from envs.camera import Camera, Viewpoint, check, find
 from envs.mujoco import engine, num_inputs
 from envs.sights import in_columns
 from gps.placement import cpu_jit
@@ -64,12 +64,13 @@ def pictures(
 
     Raises:
         ValueError: the env was not made from a MuJoCo model, or has no such camera; without OpenGL, a model
-            that rays do not draw.
+            that rays do not draw; an image without pixels, or a viewpoint that is none.
     """
     if env.bodies is None:
         raise ValueError(f"{env.name} has no bodies to draw: it was not made from a MuJoCo model")
     model, count = env.bodies.model, num_inputs(env.bodies.model)
     camera = Camera("outside", HEIGHT, WIDTH, viewpoint=outside(model)) if camera is None else camera
+    check(model, camera)
     rest = jnp.asarray(engine(model, sensors=False, inputs=True).make_inputs())
 
     def placed(context: PyTree, x: jax.Array) -> jax.Array:

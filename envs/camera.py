@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Array
 
-__all__ = ["Camera", "Look", "Output", "Viewpoint", "find", "native_camera"]
+__all__ = ["Camera", "Look", "Output", "Viewpoint", "check", "find", "native_camera"]
 
 Output = Literal["rgb", "depth", "segmentation"]
 
@@ -71,7 +71,8 @@ def native_camera(models: Sequence[mujoco.MjModel], camera: Camera) -> tuple:
         ValueError: no such camera or output, an empty image, or a camera or model that rays do not draw.
     """
     model = models[0]
-    _check(model, camera)
+    check(model, camera)
+    _check_rays(model, camera)
     body, level, pos, quat = _mount(model, camera)
     far = model.vis.map.zfar * model.stat.extent if camera.far is None else camera.far
     reals = np.array([*pos, *quat, *_pinhole(model, camera), far], np.float64)
@@ -198,20 +199,34 @@ def _sky(model: mujoco.MjModel) -> tuple[np.ndarray, ...]:
     return tuple(face[middle, middle].mean((0, 1)) for face in (faces[2], faces[4], faces[3]))
 
 
-def _check(model: mujoco.MjModel, camera: Camera) -> None:
+def check(model: mujoco.MjModel, camera: Camera) -> None:
+    """Whether this is a picture of `model` at all, whatever draws it.
+
+    Raises:
+        ValueError: no such camera, body or output, an image without pixels, or numbers that are not finite.
+    """
     for side, size in (("height", camera.height), ("width", camera.width)):
-        if size < 1 or size != int(size):
-            raise ValueError(f"camera {camera.name!r}: {side} must be a whole number of pixels, got {size}")
+        if not isinstance(size, int | np.integer) or size < 1:
+            raise ValueError(
+                f"camera {camera.name!r}: {side} must be a whole number of pixels, at least 1, got {size!r}"
+            )
     unknown = [o for o in camera.outputs if o not in get_args(Output)]
     if unknown or not camera.outputs:
         known = ", ".join(get_args(Output))
         raise ValueError(f"camera {camera.name!r}: outputs must be some of {known}, got {camera.outputs}")
     if camera.far is not None and not 0 < camera.far < np.inf:
         raise ValueError(f"camera {camera.name!r}: far must be positive and finite, got {camera.far}")
+    if camera.viewpoint is None:
+        find(model, camera)
+    else:
+        _check_viewpoint(model, camera.name, camera.viewpoint)
+
+
+def _check_rays(model: mujoco.MjModel, camera: Camera) -> None:
+    """Whether rays draw it."""
     if model.nflex or model.nskin:
         raise ValueError("models with flexes or skins cannot be drawn by rays: use mujoco.Renderer")
     if camera.viewpoint is not None:
-        _check_viewpoint(model, camera.name, camera.viewpoint)
         return
     index, modes = find(model, camera), mujoco.mjtCamLight
     if int(model.cam_mode[index]) not in (int(modes.mjCAMLIGHT_FIXED), int(modes.mjCAMLIGHT_TRACK)):
@@ -221,11 +236,12 @@ def _check(model: mujoco.MjModel, camera: Camera) -> None:
 
 
 def _check_viewpoint(model: mujoco.MjModel, name: str, view: Viewpoint) -> None:
-    if view.body not in range(model.nbody):
+    if not isinstance(view.body, int | np.integer) or view.body not in range(model.nbody):
         raise ValueError(
             f"camera {name!r}: the viewpoint's body must be one of 0 to {model.nbody - 1}, got {view.body}"
         )
-    if not (np.all(np.isfinite([*view.at, *view[2:]])) and view.distance > 0):
+    if len(view.at) != 3 or not np.all(np.isfinite([*view.at, *view[2:]])) or not view.distance > 0:
         raise ValueError(
-            f"camera {name!r}: the viewpoint's numbers must be finite, its distance > 0, got {view}"
+            f"camera {name!r}: the viewpoint needs a point of three finite numbers, finite angles and a "
+            f"distance > 0, got {view}"
         )

@@ -22,7 +22,7 @@ from envs.camera import Camera
 from envs.mjcf import Task, from_engine, load_model
 from envs.mujoco import engine
 from envs.road import Winding, bend, nearest, paved, planted, sample_phases
-from envs.wind import blow, sample_waves
+from envs.wind import blow, check_strength, sample_waves
 from gps.costs import quadratic, residual_cost
 from gps.types import Env, View
 
@@ -65,7 +65,11 @@ def forest_trail(height: int = 48, width: int = 64, gust: float = 0.1, horizon: 
         width: of the student's images, pixels.
         gust: root mean square of the wind's force, N, on a drone of 1 kg.
         horizon: control steps of .1 s in an episode.
+
+    Raises:
+        ValueError: a wind that is negative or not finite.
     """
+    check_strength("gust", gust)
     sim, plan = engine(_model(), SUBSTEPS), engine(load_model(ASSET), SUBSTEPS, sensors=False)
     looks = {name: sim.camera(Camera(name, height, width)) for name in CHOICES}
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from envs.camera import Camera
 from envs.mjcf import Task, from_engine, load_model
 from envs.mujoco import engine
-from envs.wind import blow, sample_waves
+from envs.wind import blow, check_strength, sample_waves
 from gps.costs import quadratic, residual_cost
 from gps.types import Env, Unroll
 
@@ -56,7 +56,11 @@ def fork(height: int = 32, width: int = 48, gust: float = 2.0, horizon: int = 11
         width: of the student's images, pixels.
         gust: root mean square of the wind's force across the corridor, N; the teacher's model has no wind.
         horizon: control steps of .05 s in an episode.
+
+    Raises:
+        ValueError: a wind that is negative or not finite.
     """
+    check_strength("gust", gust)
     sim = engine(load_model(ASSET), substeps=SUBSTEPS)
     look = sim.camera(Camera("front", height, width))
     hidden = jnp.array([SIGN, 0.55, -5.0])

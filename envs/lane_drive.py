@@ -24,7 +24,7 @@ from envs.camera import Camera
 from envs.mjcf import Task, from_engine
 from envs.mujoco import engine
 from envs.road import Winding, bend, nearest, paved, planted, sample_phases
-from envs.wind import blow, sample_waves
+from envs.wind import blow, check_strength, sample_waves
 from gps.costs import quadratic, residual_cost
 from gps.types import Env, View
 
@@ -79,7 +79,11 @@ def lane_drive(height: int = 36, width: int = 72, wind: float = 0.01, horizon: i
         height: of the student's images, pixels.
         width: of the student's images, pixels.
         horizon: control steps of .1 s in an episode.
+
+    Raises:
+        ValueError: a wind that is negative or not finite.
     """
+    check_strength("wind", wind)
     sim = engine(_model(), SUBSTEPS, eps=1e-5, centered=True)
     looks = {name: sim.camera(Camera(name, height, width)) for name in CAMERAS}
     plan = engine(_planning_model(), PLAN_SUBSTEPS, sensors=False, inputs=True, eps=1e-4)

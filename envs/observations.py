@@ -83,9 +83,10 @@ def delay(env: Env, steps: int) -> Env:
     """The observation made `steps` control steps ago; until there is one, the first of the episode.
 
     Raises:
-        ValueError: steps < 0.
+        ValueError: steps < 0, or longer than an episode.
     """
     _at_least("delay", "steps", steps, 0)
+    _within_episode("delay", env, steps + 1)
     oldest = lambda past: jax.tree.map(lambda rows: rows[0], past)  # noqa: E731
     return _observe_through(env, lambda observer: _windowed(env, observer, steps + 1, oldest))
 
@@ -174,7 +175,10 @@ def outage(env: Env, rate: float, repair: float = 0.0, sensors: Sequence[str] | 
         if not 0 <= value <= 1:
             raise ValueError(f"outage needs a {name} between 0 and 1, came {value}")
     full = _seen(env, env.observer)
+    sensors = [sensors] if isinstance(sensors, str) else sensors
     if sensors is not None:
+        if not len(sensors):
+            raise ValueError("outage of no sensors: name some, or leave `sensors` out for all of them")
         _picker(full, sensors)
     names = sorted(full) if isinstance(full, dict) and sensors is None else list(sensors or [""])
 
@@ -367,5 +371,5 @@ def _picker(full: PyTree, select: Sequence[int] | Sequence[str] | slice) -> Call
 
 
 def _at_least(wrapper: str, name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{wrapper} needs {name} >= {least}, came {value}")
+    if not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{wrapper} needs a whole number {name} >= {least}, came {value!r}")

@@ -4,7 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-__all__ = ["blow", "sample_waves"]
+__all__ = ["blow", "check_strength", "sample_waves"]
+
+
+def check_strength(name: str, value: float) -> None:
+    """Raise a ValueError on a wind that cannot blow."""
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be at least 0 and finite, got {value}")
 
 
 def sample_waves(key: Array, count: int) -> Float[Array, "n 2"]:

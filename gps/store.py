@@ -68,9 +68,12 @@ def create(path: str | Path, example: Dataset) -> None:
 
     Raises:
         FileExistsError: there is something at `path`.
-        ValueError: an observation of another kind.
+        ValueError: an observation of another kind, several steps instead of one, numbers that files of NumPy
+            cannot hold.
     """
     path = Path(path).absolute()
+    if np.ndim(example.weight):
+        raise ValueError(f"one step is wanted as the example, came {len(example.weight)}: take one of them")
     fields = {name: _field(leaf) for name, leaf in _leaves(example).items()}
     try:
         path.mkdir(parents=True)
@@ -102,6 +105,8 @@ def append(path: str | Path, rows: Dataset) -> int:
         leaves = _leaves(rows)
         _check_alike(index, leaves)
         weight = np.asarray(rows.weight).astype(index.fields["weight"].dtype)
+        if not np.all(np.isfinite(weight) & (weight >= 0)):
+            raise ValueError("weights must be finite and at least 0")
         kept = np.flatnonzero(weight > 0)
         for name, leaf in leaves.items():
             field = index.fields[name]
@@ -193,6 +198,8 @@ def _field(leaf: Any) -> Field:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         words = jax.eval_shape(jax.random.key_data, leaf)
         return Field(str(words.dtype), list(words.shape), str(jax.random.key_impl(leaf)))
+    if np.dtype(leaf.dtype).kind not in "biuf":
+        raise ValueError(f"{leaf.dtype} is no type that a file of NumPy holds: convert it")
     return Field(str(leaf.dtype), list(leaf.shape))
 
 

@@ -240,7 +240,7 @@ def test_a_broken_state_gives_blank_images_and_leaves_the_others_alone():
     ("camera", "says"),
     [
         (Camera("eyes"), "no camera named 'eyes': did you mean 'eye'"),
-        (Camera("eye", height=0), "height must be a whole number of pixels, got 0"),
+        (Camera("eye", height=0), "height must be a whole number of pixels, at least 1, got 0"),
         (Camera("eye", width=-3), "width must be"),
         (Camera("eye", outputs=("normals",)), "outputs must be some of rgb, depth, segmentation"),
         (Camera("eye", outputs=()), "outputs must be"),
@@ -283,8 +283,8 @@ def test_a_viewpoint_looks_at_its_point_and_follows_its_body(azimuth, elevation)
     ("view", "message"),
     [
         (Viewpoint(99, (0, 0, 0), 1.0), "body must be one of 0 to 1, got 99"),
-        (Viewpoint(0, (0, 0, 0), 0.0), "its distance > 0"),
-        (Viewpoint(0, (0, np.nan, 0), 1.0), "must be finite"),
+        (Viewpoint(0, (0, 0, 0), 0.0), "a distance > 0, got"),
+        (Viewpoint(0, (0, np.nan, 0), 1.0), "three finite numbers"),
     ],
 )
 def test_viewpoints_that_are_none(view, message):

@@ -201,9 +201,9 @@ def test_wrappers_keep_the_dtype(name, dtype):
 @pytest.mark.parametrize(
     ("wrap", "says"),
     [
-        (lambda: history(ENV, 0), "history needs n >= 1, came 0"),
-        (lambda: differences(ENV, 0), "differences needs n >= 1, came 0"),
-        (lambda: delay(ENV, -1), "delay needs steps >= 0"),
+        (lambda: history(ENV, 0), "history needs a whole number n >= 1, came 0"),
+        (lambda: differences(ENV, 0), "differences needs a whole number n >= 1, came 0"),
+        (lambda: delay(ENV, -1), "delay needs a whole number steps >= 0"),
         (lambda: dropout(ENV, 1.5), "rate between 0 and 1, came 1.5"),
         (lambda: noise(ENV, -0.1), "std >= 0"),
         (lambda: watch(noise(ENV, [0.1, 0.2])), r"std of shape \(2,\) does not fit .* shape \(3,\)"),

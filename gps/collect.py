@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from gps.dataset import single
 from gps.episodes import STUDENT, Drive, Steps, World, beginning, control_step, select
 from gps.types import Action, Env, Gaussian, Student
 
@@ -124,11 +125,11 @@ def collector(env: Env, student: Student, drive: Drive, num_steps: int) -> Colle
 def _rows(steps: Steps, last: PyTree, over: Array) -> Experience:
     """Of one control step; `next_obs` is known of those that are over."""
     return Experience(
-        obs=jax.tree.map(_single, steps.obs),
-        action=_single(steps.drawn),
-        log_prob=_single(steps.log_prob),
-        reward=_single(steps.reward),
-        next_obs=jax.tree.map(_single, last),
+        obs=single(steps.obs),
+        action=single(steps.drawn),
+        log_prob=single(steps.log_prob),
+        reward=single(steps.reward),
+        next_obs=single(last),
         first=steps.first,
         terminated=steps.failed,
         truncated=over & ~steps.failed,
@@ -143,8 +144,3 @@ def _following(rows: Experience, now: PyTree, over: Bool[Array, "T W"]) -> PyTre
         return jnp.where(over.reshape(*over.shape, *[1] * (obs.ndim - 2)), end, following)
 
     return jax.tree.map(one, rows.obs, rows.next_obs, now)
-
-
-def _single(leaf: Array) -> Array:
-    """Floating point numbers in single precision."""
-    return leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

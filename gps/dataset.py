@@ -7,11 +7,20 @@ axis.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from gps.types import Dataset
 
-__all__ = ["add", "empty", "size", "split"]
+__all__ = ["add", "empty", "single", "size", "split"]
+
+
+def single(tree: PyTree) -> PyTree:
+    """Floating point numbers in single precision, as observations and labels are stored."""
+
+    def one(leaf: Array) -> Array:
+        return leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(one, tree)
 
 
 def empty(capacity: int, example: Dataset) -> Dataset:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
+from gps.dataset import single
 from gps.episodes import Steps, episodes, teacher_drives
 from gps.labels import as_dataset
 from gps.placement import cpu_jit
@@ -17,13 +18,15 @@ __all__ = ["Demonstrations", "as_transitions", "demonstrations"]
 
 
 class Demonstrations(NamedTuple):
-    """n rows each."""
+    """Rows."""
 
     labels: Dataset
     transitions: Transition
     """Of all steps but the last of an episode that was cut: what came next is not known."""
     returns: Array
     """[W] the sum of rewards of each episode."""
+    steps: Array
+    """Control steps that it took."""
 
 
 def demonstrations(
@@ -41,28 +44,23 @@ def demonstrations(
     @cpu_jit
     def record(key: Key[Array, ""]) -> Demonstrations:
         steps = drive(jax.random.split(key, count), (), ())
-        labels = jax.tree.map(_single, as_dataset(steps)._replace(x=()))._replace(x=as_dataset(steps).x)
+        rows = as_dataset(steps)
+        labels = single(rows)._replace(x=rows.x)
         returns = jnp.sum(jnp.where(steps.alive, steps.reward, 0), axis=0)
-        return Demonstrations(labels, as_transitions(steps), returns)
+        return Demonstrations(labels, as_transitions(steps), returns, jnp.sum(steps.alive, dtype=jnp.int32))
 
     return record
 
 
 def as_transitions(steps: Steps) -> Transition:
-    """Rows [(T − 1) W] of episodes that were not replaced.
+    """Rows [T W] of episodes that were not replaced.
 
-    Where there are fewer, because an episode failed, some of them are there twice.
+    There are fewer steps whose outcome is known: some of them are there twice.
     """
     goes_on = jnp.concatenate([steps.alive[1:], jnp.zeros_like(steps.alive[:1])])
     known = (steps.alive & (goes_on | steps.failed)).reshape(-1)
-    size = known.shape[0] - steps.alive.shape[1]
-    rows = jnp.nonzero(known, size=size, fill_value=-1)[0]
-    rows = jnp.where(rows < 0, rows[jnp.arange(size) % jnp.maximum(jnp.sum(known), 1)], rows)
+    rows = jnp.nonzero(known, size=known.shape[0], fill_value=-1)[0]
+    rows = jnp.where(rows < 0, rows[jnp.arange(known.shape[0]) % jnp.maximum(jnp.sum(known), 1)], rows)
     following = jax.tree.map(lambda leaf: jnp.concatenate([leaf[1:], leaf[-1:]]), steps.obs)
     whole = Transition(steps.obs, steps.u, steps.reward, following, steps.failed)
-    return jax.tree.map(lambda leaf: _single(leaf.reshape(-1, *leaf.shape[2:])[rows]), whole)
-
-
-def _single(leaf: Array) -> Array:
-    """Floating point numbers in single precision."""
-    return leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    return single(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[rows], whole))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from gps.dataset import single
 from gps.episodes import Steps
 from gps.rollout import clip_control, first_observation
 from gps.types import Dataset, Env
@@ -78,14 +79,14 @@ def example_row(env: Env, key: Key[Array, ""]) -> Dataset:
     u = jnp.zeros(env.nu, x.dtype)
     number, count, flag = jnp.float32(0), jnp.int32(0), jnp.asarray(False)
     return Dataset(
-        obs=jax.tree.map(_single, first_observation(key, bound, x)),
+        obs=single(first_observation(key, bound, x)),
         x=x,
         t=count,
         key=key,
-        action=_single(u),
+        action=single(u),
         log_prob=number,
         behaviour=count,
-        mean=_single(u),
+        mean=single(u),
         precision=jnp.zeros((env.nu, env.nu), jnp.float32),
         cost=number,
         first=flag,
@@ -94,8 +95,3 @@ def example_row(env: Env, key: Key[Array, ""]) -> Dataset:
         weight=number,
         next_slot=count,
     )
-
-
-def _single(leaf: Array) -> Array:
-    """Floating point numbers in single precision."""
-    return leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

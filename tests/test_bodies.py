@@ -129,6 +129,23 @@ def test_what_cannot_be_drawn_is_said(monkeypatch):
         next(iter(bodies.bodies(Camera("fixt")).frames(marked(), clip, ["a", "b"], [0])))
 
 
+@pytest.mark.parametrize(
+    ("camera", "message"),
+    [
+        (Camera("up", 0, 8, viewpoint=Viewpoint(0, (0, 0, 0), 1.0)), "height must be a whole number"),
+        (Camera("up", 10.5, 8, viewpoint=Viewpoint(0, (0, 0, 0), 1.0)), "height must be a whole number"),
+        (Camera("up", 8, 8, viewpoint=Viewpoint(-1, (0, 0, 0), 1.0)), "body must be one of 0 to 2, got -1"),
+        (Camera("up", 8, 8, viewpoint=Viewpoint(0, (0, 0), 1.0)), "a point of three finite numbers"),
+        (Camera("fixt", 8, 8), "did you mean 'fixed'"),
+    ],
+)
+@pytest.mark.parametrize("gl", [bodies.opengl, lambda: None], ids=["as it is", "rays"])
+def test_a_picture_that_is_none_is_refused_whatever_draws_it(monkeypatch, gl, camera, message):
+    monkeypatch.setattr(bodies, "opengl", gl)
+    with pytest.raises(ValueError, match=message):
+        bodies.pictures(marked(), PLACES, STATES, camera)
+
+
 @pytest.mark.parametrize(("asked", "found"), [("off", False), ("disabled", False)])
 def test_the_variable_switches_opengl_off(monkeypatch, asked, found):
     monkeypatch.setenv("MUJOCO_GL", asked)

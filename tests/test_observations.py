@@ -7,6 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from envs.forest_trail import forest_trail
+from envs.fork import fork
+from envs.lane_drive import lane_drive
 from envs.observations import (
     bias,
     delay,
@@ -204,6 +207,12 @@ def test_wrappers_keep_the_dtype(name, dtype):
         (lambda: history(ENV, 0), "history needs a whole number n >= 1, came 0"),
         (lambda: differences(ENV, 0), "differences needs a whole number n >= 1, came 0"),
         (lambda: delay(ENV, -1), "delay needs a whole number steps >= 0"),
+        (lambda: delay(ENV, 2.5), "delay needs a whole number steps >= 0, came 2.5"),
+        (lambda: delay(ENV, 10_000), "delay of 10001 observations is longer than an episode"),
+        (lambda: outage(ENV, 0.1, sensors=[]), "outage of no sensors"),
+        (lambda: fork(gust=np.nan), "gust must be at least 0 and finite, got nan"),
+        (lambda: lane_drive(wind=-1.0), "wind must be at least 0 and finite, got -1.0"),
+        (lambda: forest_trail(gust=np.inf), "gust must be at least 0 and finite, got inf"),
         (lambda: dropout(ENV, 1.5), "rate between 0 and 1, came 1.5"),
         (lambda: noise(ENV, -0.1), "std >= 0"),
         (lambda: watch(noise(ENV, [0.1, 0.2])), r"std of shape \(2,\) does not fit .* shape \(3,\)"),

@@ -173,6 +173,8 @@ def other_shape(steps):
     ("change", "message"),
     [
         (other_shape, r"obs.hand.rgb: shape \(20, 8, 8, 3\) expected, got \(20, 8, 9, 3\)"),
+        (lambda s: s._replace(weight=s.weight.at[3].set(jnp.nan)), "weights must be finite and at least 0"),
+        (lambda s: s._replace(weight=s.weight.at[3].set(-1)), "weights must be finite and at least 0"),
         (lambda s: s._replace(cost=s.cost[:19]), r"cost: shape \(20,\) expected, got \(19,\)"),
         (
             lambda s: s._replace(obs=s.obs | {"hand": {"rgb": jnp.zeros((20, 8, 8, 3))}}),

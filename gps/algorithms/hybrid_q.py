@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from gps.algorithms.off_policy import Settings, off_policy
-from gps.algorithms.q_demo import shown
+from gps.demonstrations import demonstrations as record
 from gps.types import Algorithm, Env, Student, Teacher
 
 __all__ = ["hybrid_q"]
@@ -71,4 +71,4 @@ def hybrid_q(
         demonstrated,
         clone,
     )
-    return off_policy(env, student, settings, shown(env, make_teacher, demonstrations))
+    return off_policy(env, student, settings, record(env, make_teacher, demonstrations))

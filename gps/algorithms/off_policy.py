@@ -18,6 +18,8 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from gps import replay
 from gps.algorithms.on_policy import trial
 from gps.collect import Running, collector
+from gps.dataset import single
+from gps.demonstrations import Demonstrations
 from gps.episodes import STUDENT
 from gps.placement import cpu_fit_jit
 from gps.replay import Replay, Transition
@@ -85,7 +87,7 @@ def off_policy(
     env: Env,
     student: Student,
     settings: Settings,
-    demonstrate: Callable[[Key[Array, ""]], Transition] | None = None,
+    demonstrate: Callable[[Key[Array, ""]], Demonstrations] | None = None,
 ) -> Algorithm:
     """Soft actor-critic, whose student is a `students.squashed`.
 
@@ -93,7 +95,7 @@ def off_policy(
     entropy at −nu nats in units of the half-range (Haarnoja et al. 2018, appendix D). With more than two
     critics two, drawn anew, make each target, and the student climbs the mean of all (Chen et al. 2021).
 
-    `demonstrate` makes the demonstrations, [n] rows, when a run begins: what inputs are divided by is then
+    `demonstrate` makes the demonstrations when a run begins: what inputs are divided by is then
     known. Without, it is what the warm-up has seen.
 
     Raises:
@@ -115,14 +117,14 @@ def off_policy(
         obs = first_observation(row_key, bound, bound.init(row_key))
         variables, worth = student.init(student_key, obs), judge.init(critic_key, obs)
         _check_student(student, variables, obs)
-        seen, number = jax.tree.map(_single, obs), jnp.float32(0)
+        seen, number = single(obs), jnp.float32(0)
         row = Transition(seen, jnp.zeros(env.nu, jnp.float32), number, seen, jnp.asarray(False))
         shown, spent = None, jnp.int32(0)
         if demonstrate is not None:
-            rows = demonstrate(shown_key)
-            shown = replay.add(replay.empty(rows.reward.shape[0], row), rows)
+            made = demonstrate(shown_key)
+            shown = replay.add(replay.empty(made.transitions.reward.shape[0], row), made.transitions)
             variables, worth = _see(student, judge, variables, worth, shown)
-            spent = jnp.int32(rows.reward.shape[0])
+            spent = made.steps
         price, zero = jnp.float32(math.log(0.1)), jnp.int32(0)
         return OffPolicyState(
             variables,
@@ -313,11 +315,6 @@ def _see(
     weight = jnp.arange(jax.tree.leaves(seen.rows)[0].shape[0]) < replay.filled(seen)
     obs, weight = seen.rows.obs, weight.astype(jnp.float32)
     return student.observe_statistics(variables, obs, weight), judge.observe_statistics(worth, obs, weight)
-
-
-def _single(leaf: Array) -> Array:
-    """Floating point numbers in single precision."""
-    return leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def _check_student(student: Student, variables: PyTree, obs: PyTree) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from gps.algorithms.on_policy import Settings, Taught, on_policy
@@ -105,11 +104,12 @@ def imitated(
 
     def taught(key: Key[Array, ""]) -> Taught:
         show_key, student_key, fit_key = jax.random.split(key, 3)
-        labels = show(show_key).labels
+        shown = show(show_key)
+        labels = shown.labels
         obs = jax.tree.map(lambda leaf: leaf[0], labels.obs)
         state = fitter.init(fit_key, student.init(student_key, obs))
         state, _ = improve(fit_key, state, labels)
-        return Taught(state.variables, labels, jnp.sum(labels.weight > 0, dtype=jnp.int32))
+        return Taught(state.variables, labels, shown.steps)
 
     return taught
 

@@ -2,14 +2,11 @@
 
 from collections.abc import Callable
 
-from jaxtyping import Array, Key
-
 from gps.algorithms.off_policy import Settings, off_policy
 from gps.demonstrations import demonstrations as record
-from gps.replay import Transition
 from gps.types import Algorithm, Env, Student, Teacher
 
-__all__ = ["q_demo", "shown"]
+__all__ = ["q_demo"]
 
 
 def q_demo(
@@ -73,12 +70,4 @@ def q_demo(
         test_worlds,
         demonstrated,
     )
-    return off_policy(env, student, settings, shown(env, make_teacher, demonstrations))
-
-
-def shown(
-    env: Env, make_teacher: Callable[[Env], Teacher], count: int
-) -> Callable[[Key[Array, ""]], Transition]:
-    """Key → the transitions of `count` episodes of the teacher."""
-    show = record(env, make_teacher, count)
-    return lambda key: show(key).transitions
+    return off_policy(env, student, settings, record(env, make_teacher, demonstrations))

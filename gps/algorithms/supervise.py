@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from gps.conditions import Conditions
+from gps.dataset import single
 from gps.gaussian import inverse_spd
 from gps.placement import student_jit
 from gps.rollout import clip_control, observations
@@ -113,10 +114,8 @@ def labels(
 
         keys = jax.random.split(key, conditions.x0.shape[0])
         rows = jax.vmap(one)(keys, conditions.context, targets, paths)
-        flat = jax.tree.map(
-            lambda leaf: _single(leaf.reshape(-1, *leaf.shape[2:])), rows._replace(next_slot=())
-        )
-        return flat._replace(next_slot=jnp.int32(0))
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows._replace(next_slot=()))
+        return single(flat)._replace(next_slot=jnp.int32(0))
 
     return run
 
@@ -181,8 +180,3 @@ def _rows(env: Env, key: Array, target: Targets, paths: Trajectory, std: Array, 
     again = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * rounds), paths)
     rows = jax.vmap(one)(jax.random.split(observe_key, rounds * N), moved, again)
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), rows._replace(next_slot=()))
-
-
-def _single(leaf: Array) -> Array:
-    """Floating point numbers in single precision."""
-    return leaf.astype(jnp.float32) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf

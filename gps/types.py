@@ -229,7 +229,7 @@ class Env(NamedTuple):
     mirror: Mirror | None = None
     """A symmetry that students may learn from."""
     views: tuple[View, ...] = ()
-    """The looks at a demonstrated state that students may learn from, their own among them."""
+    """Looks at a demonstrated state that students may learn from, the first from where their camera is."""
     nv: int | None = None
     """Degrees of freedom: δx begins with nv positions and their nv velocities. None: who knows."""
     conditions: PyTree = None

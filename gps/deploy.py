@@ -7,7 +7,8 @@
 Neither this module nor its package imports anything but NumPy and the standard library: where JAX is not
 installed, copy this one file. A policy file is a list of array operations (`OPERATIONS`) and the trained
 numbers; nothing in it is unpickled or executed. Observations that are not finite are passed through, as the
-student in JAX does: looking for them would cost time at every step, and the control may be NaN.
+student in JAX does: looking for them would cost time at every step. The control may then be NaN, and of a
+policy that remembers all that follow, until `reset()`.
 """
 
 import json

@@ -1,5 +1,6 @@
 """Supervised learning of a student on a dataset: one jitted program for any number of filled slots."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -218,7 +219,7 @@ def _objective(student: Student, loss: Loss, statistics: PyTree) -> Callable:
 
     def sequential(params: PyTree, windows: Dataset) -> Float[Array, ""]:
         def one(steps: Dataset) -> tuple[Array, Array]:
-            begins = steps.first | _gap(steps.t)
+            begins = steps.first | _gap(steps.t, steps.key)
             known = jnp.cumsum(begins) > 0
             counts = known | (jnp.arange(begins.shape[0]) >= (0 if unroll is None else unroll.burn_in))
             carry = student.initial_carry(jax.tree.map(lambda leaf: leaf[0], steps.obs))
@@ -231,9 +232,12 @@ def _objective(student: Student, loss: Loss, statistics: PyTree) -> Callable:
     return objective if unroll is None else sequential
 
 
-def _gap(t: Int[Array, " length"]) -> Bool[Array, " length"]:
-    """Where a slot is not the step behind the one before it."""
-    return jnp.concatenate([jnp.zeros(1, bool), t[1:] != t[:-1] + 1])
+def _gap(t: Int[Array, " length"], key: PyTree) -> Bool[Array, " length"]:
+    """Where a slot is not the step behind the one before it: another time, or another episode's key."""
+    changes = [jnp.any(words[1:] != words[:-1], axis=1) for words in jax.tree.leaves(key)]
+    return jnp.concatenate(
+        [jnp.zeros(1, bool), functools.reduce(jnp.logical_or, changes, t[1:] != t[:-1] + 1)]
+    )
 
 
 def _updater(
@@ -293,8 +297,8 @@ def _held_out(
 
 
 def _steps(data: Dataset) -> Dataset:
-    """What a loss may read of a dataset: the fields with a step axis, keys left out."""
-    return data._replace(key=(), next_slot=())
+    """What a loss may read of a dataset: the fields with a step axis, keys as whole numbers [N, words]."""
+    return data._replace(key=jax.tree.map(jax.random.key_data, data.key), next_slot=())
 
 
 def _cast(dataset: Dataset, params: PyTree) -> Dataset:

@@ -238,6 +238,7 @@ def recall(rng, episodes=60, length=6):
         mean=jnp.asarray(np.repeat(shown, length)[:, None], jnp.float32),
         t=jnp.asarray(t, jnp.int32),
         first=jnp.asarray(t == 0),
+        key=jnp.repeat(jax.random.split(KEY, episodes), length),
     )
 
 
@@ -257,7 +258,8 @@ def test_the_loss_is_taken_behind_the_burn_in_and_after_a_beginning():
         weight=jnp.ones(8),
         t=jnp.asarray(
             [3, 4, 5, 6, 0, 1, 7, 8], jnp.int32
-        ),  # an episode begins at slot 4, a step is missing at 6
+        ),  # an episode begins at slot 4, a step is missing at 6, and another episode goes on at 2
+        key=jax.random.split(KEY, 2)[jnp.array([0, 0, 1, 1, 1, 1, 1, 1])],
         first=jnp.asarray([False, False, False, False, True, False, False, False]),
     )
     data = ds.add(ds.empty(8, example(steps)), steps)
@@ -273,6 +275,7 @@ def test_the_loss_is_taken_behind_the_burn_in_and_after_a_beginning():
         error, known = [], False
         for k, slot in enumerate(order):
             gap = k > 0 and int(data.t[slot]) != int(data.t[order[k - 1]]) + 1
+            gap |= k > 0 and data.key[slot] != data.key[order[k - 1]]
             begins = bool(data.first[slot]) or gap
             known |= begins
             carry = student.initial_carry(one) if begins else carry

@@ -380,6 +380,8 @@ def _check_memory(memory: str, size: int, unroll: Unroll, components: int, covar
         raise ValueError(f"size and components must be at least 1, got {size} and {components}")
     if components > 1 and covariance != "learned":
         raise ValueError(f"a mixture has its own spreads: leave covariance={covariance!r} out")
+    if memory == "none" and unroll != UNROLL:
+        raise ValueError("unroll is for students that remember: leave it out, or choose memory='gru'")
     length, burn_in = unroll
     if length < 2 or not 0 <= burn_in < length:
         raise ValueError(

@@ -291,6 +291,7 @@ def test_the_loss_is_taken_behind_the_burn_in_and_after_a_beginning():
 @pytest.mark.parametrize(
     ("make", "says"),
     [
+        (lambda: cnn(1, unroll=Unroll(4, 0)), "unroll is for students that remember"),
         (lambda: gru(1, unroll=Unroll(4, 4)), "a window of 4 steps cannot begin with 4"),
         (lambda: gru(1, unroll=Unroll(1, 0)), "length >= 2"),
         (lambda: frame_stack(mlp(1), 0), "at least 1, got 0"),

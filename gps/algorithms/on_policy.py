@@ -130,23 +130,25 @@ def on_policy(
     optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(settings.critic_rate))
     try_out = trial(env, student, settings.test_worlds)
 
+    @cpu_jit
+    def begin(key: Array, world_key: Array) -> tuple[PyTree, Running]:
+        """What is seen first, and the worlds."""
+        bound = env.bind(env.sample_context(key))
+        seen = first_observation(key, bound, bound.init(key))
+        return seen, collect.begin(jax.random.split(world_key, settings.num_worlds))
+
     def init(key: Key[Array, ""]) -> OnPolicyState:
         student_key, critic_key, world_key, row_key = jax.random.split(key, 4)
-        bound = env.bind(env.sample_context(row_key))
-        obs = first_observation(row_key, bound, bound.init(row_key))
-        before = (
-            Taught(student.init(student_key, obs), None, jnp.int32(0))
-            if taught is None
-            else taught(student_key)
-        )
-        worth, zero = judge.init(critic_key, obs), jnp.int32(0)
+        (obs, running), zero = begin(row_key, world_key), jnp.int32(0)
+        before = Taught(student.init(student_key, obs), None, zero) if taught is None else taught(student_key)
+        worth = judge.init(critic_key, obs)
         return OnPolicyState(
             before.variables,
             improve.init(before.variables, before.labels),
             worth,
             optimizer.init(worth[0]),
             Scale(*(jnp.float32(0),) * 3),
-            collect.begin(jax.random.split(world_key, settings.num_worlds)),
+            running,
             zero,
             {"simulator_steps": before.steps, "gradient_updates": zero, "crashes": zero},
         )

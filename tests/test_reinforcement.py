@@ -136,6 +136,17 @@ def test_the_info_of_an_algorithm_counts(name):
     assert int(info["gradient_updates"]) > 0
 
 
+@pytest.mark.parametrize(("rate", "expected"), [(0.35, 11), (0.02, 0), (1.5, 48)])
+def test_updates_per_step_are_kept_to_over_iterations(rate, expected):
+    env = tasks.corridor()
+    student = students.squashed(2, env.limits, (4,))
+    made = sac(env, None, student, **OFF | {"updates_per_step": rate, "warm_up": 2, "test_worlds": 0})
+    state = made.init(KEY)
+    for i in range(2):
+        state, info = made.step(jax.random.fold_in(OTHER, i), state)
+    assert int(info["total_gradient_updates"]) in (expected - 1, expected)
+
+
 @pytest.mark.parametrize("name", CHECKED)
 def test_the_policy_of_an_algorithm_is_its_students_variables(name):
     state = stepped(name)[2]

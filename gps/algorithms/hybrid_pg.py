@@ -95,6 +95,9 @@ def hybrid_pg(
 def natural(student: Student, limits: Limits, settings: Natural) -> Improve:
     """The policy's step: θ + √(2δ / gᵀF⁻¹g) F⁻¹g, F the Fisher matrix on what was collected.
 
+    It is halved as long as its KL divergence is more than 1.5 δ. Both terms of g are means over their steps;
+    the paper sums, so that its λ₀ also weighs how many demonstrations there are.
+
     Raises:
         ValueError: settings that cannot work, or a student that remembers.
     """
@@ -131,7 +134,9 @@ def natural(student: Student, limits: Limits, settings: Natural) -> Improve:
 
         direction = cg(fisher, slope, maxiter=settings.solver_steps)[0]
         length = jnp.sqrt(2 * settings.step / jnp.maximum(direction @ fisher(direction), 1e-12))
-        moved = theta + length * direction
+        far = lambda share: away(theta + share * length * direction) > 1.5 * settings.step  # noqa: E731
+        share = jax.lax.while_loop(lambda s: far(s) & (s > 1e-3), lambda s: s / 2, jnp.ones_like(length))
+        moved = theta + share * length * direction
         info = {"loss": -gain, "kl": away(moved), "shown": told, "updates": jnp.int32(1)}
         return (unravel(moved), statistics), labels, info
 

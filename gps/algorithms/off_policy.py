@@ -7,6 +7,7 @@ differ in what they learn from (`Settings.demonstrated`) and in what else the ac
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
@@ -107,8 +108,7 @@ def off_policy(
     optimizer = optax.adam(settings.learning_rate)
     learn = _learner(env, student, judge, optimizer, settings)
     try_out = trial(env, student, settings.test_worlds)
-    rate = settings.updates_per_step * settings.num_worlds
-    updates, every = max(1, round(rate)), max(1, round(1 / rate))
+    rate = Fraction(settings.updates_per_step * settings.num_worlds).limit_denominator(1000)
 
     @cpu_fit_jit
     def init(key: Key[Array, ""]) -> OffPolicyState:
@@ -123,7 +123,7 @@ def off_policy(
         if demonstrate is not None:
             made = demonstrate(shown_key)
             shown = replay.add(replay.empty(made.transitions.reward.shape[0], row), made.transitions)
-            variables, worth = _see(student, judge, variables, worth, shown)
+            variables, worth = _see(student, judge, variables, worth, shown, made.transitions.reward.shape[0])
             spent = made.steps
         price, zero = jnp.float32(math.log(0.1)), jnp.int32(0)
         return OffPolicyState(
@@ -152,37 +152,39 @@ def off_policy(
             over = warm & (kept.written >= settings.warm_up)
             variables, worth = jax.lax.cond(
                 over,
-                lambda: _see(student, judge, state.variables, state.critic, kept),
+                lambda: _see(student, judge, state.variables, state.critic, kept, settings.warm_up),
                 lambda: (state.variables, state.critic),
             )
             state = state._replace(variables=variables, critic=worth)
         return state, seen
 
-    def improve(key: Array, state: OffPolicyState) -> tuple[OffPolicyState, dict[str, Array]]:
-        """The updates that belong to it."""
+    def improve(key: Array, state: OffPolicyState, count: Array) -> tuple[OffPolicyState, dict[str, Array]]:
+        """The updates that belong to it, and what was seen of the last one."""
 
-        def once(state: OffPolicyState, key: Array) -> tuple[OffPolicyState, dict[str, Array]]:
-            return learn(key, state)
+        def once(i: Array, carry: tuple) -> tuple:
+            return learn(jax.random.fold_in(key, i), carry[0])
 
-        state, info = jax.lax.scan(once, state, jax.random.split(key, updates))
-        return state, jax.tree.map(jnp.mean, info)
+        shapes = jax.eval_shape(learn, key, state)[1]
+        none = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
+        return jax.lax.fori_loop(0, count, once, (state, none))
 
     @cpu_fit_jit
     def iterate(key: Array, state: OffPolicyState) -> tuple[OffPolicyState, dict[str, Array]]:
         def step(state: OffPolicyState, i: Array) -> tuple[OffPolicyState, tuple]:
             act_key, learn_key = jax.random.split(jax.random.fold_in(key, i))
             state, seen = advance(act_key, state)
-            turn = (state.replay.written >= settings.warm_up) & (i % every == 0)
-            shapes = jax.eval_shape(improve, learn_key, state)[1]
-            none = jax.tree.map(lambda leaf: jnp.full(leaf.shape, jnp.nan, leaf.dtype), shapes)
-            state, info = jax.lax.cond(turn, lambda s: improve(learn_key, s), lambda s: (s, none), state)
-            return state, (seen, info, turn)
+            now = state.iteration * settings.num_steps + i
+            due = (now + 1) * rate.numerator // rate.denominator - now * rate.numerator // rate.denominator
+            count = jnp.where(state.replay.written >= settings.warm_up, due, 0)
+            state, info = improve(learn_key, state, count)
+            return state, (seen, info, count)
 
-        state, (seen, info, turns) = jax.lax.scan(step, state, jnp.arange(settings.num_steps))
+        steps = jnp.arange(settings.num_steps, dtype=jnp.int32)
+        state, (seen, info, updates) = jax.lax.scan(step, state, steps)
         leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((state.variables, state.critic))]
         counts = {
             "simulator_steps": jnp.int32(settings.num_worlds * settings.num_steps),
-            "gradient_updates": updates * jnp.sum(turns, dtype=jnp.int32),
+            "gradient_updates": jnp.sum(updates, dtype=jnp.int32),
             "crashes": jnp.sum(seen["failed"], dtype=jnp.int32),
         }
         totals = {name: total + counts[name] for name, total in state.totals.items()}
@@ -309,11 +311,11 @@ def _cloning(
 
 
 def _see(
-    student: Student, judge: Critic, variables: PyTree, worth: PyTree, seen: Replay
+    student: Student, judge: Critic, variables: PyTree, worth: PyTree, seen: Replay, count: int
 ) -> tuple[PyTree, PyTree]:
-    """Student and critic with the input normalisation of all that was seen."""
-    weight = jnp.arange(jax.tree.leaves(seen.rows)[0].shape[0]) < replay.filled(seen)
-    obs, weight = seen.rows.obs, weight.astype(jnp.float32)
+    """Student and critic with the input normalisation of the first `count` rows."""
+    obs = jax.tree.map(lambda leaf: leaf[:count], seen.rows.obs)
+    weight = jnp.ones(jax.tree.leaves(obs)[0].shape[0], jnp.float32)
     return student.observe_statistics(variables, obs, weight), judge.observe_statistics(worth, obs, weight)
 
 
@@ -335,10 +337,10 @@ def _check(settings: Settings, env: Env, shown: bool) -> None:
             raise ValueError(f"{name} must be in [0, 1], got {getattr(settings, name)}")
     if not 0 < settings.updates_per_step < math.inf or not 0 < settings.learning_rate < math.inf:
         raise ValueError("updates_per_step and learning_rate must be positive and finite")
-    if settings.capacity < max(settings.batch_size, settings.num_worlds):
+    if settings.capacity < max(settings.batch_size, settings.num_worlds, settings.warm_up):
         raise ValueError(
-            f"a replay of {settings.capacity} rows cannot fill a batch of {settings.batch_size}: enlarge "
-            "capacity"
+            f"a replay of {settings.capacity} rows does not hold a batch of {settings.batch_size} or a warm-up"
+            f" of {settings.warm_up}: enlarge capacity"
         )
     if settings.test_worlds < 0 or not 0 <= settings.clone < math.inf:
         raise ValueError(

@@ -339,8 +339,8 @@ def _check(settings: Settings, env: Env, shown: bool) -> None:
         raise ValueError("updates_per_step and learning_rate must be positive and finite")
     if settings.capacity < max(settings.batch_size, settings.num_worlds, settings.warm_up):
         raise ValueError(
-            f"a replay of {settings.capacity} rows does not hold a batch of {settings.batch_size} or a warm-up"
-            f" of {settings.warm_up}: enlarge capacity"
+            f"a replay of {settings.capacity} rows does not hold a batch of {settings.batch_size} or a "
+            f"warm-up of {settings.warm_up}: enlarge capacity"
         )
     if settings.test_worlds < 0 or not 0 <= settings.clone < math.inf:
         raise ValueError(

@@ -176,7 +176,8 @@ MSE = {"loss": "mse"}
 POINTS = partial(students.spatial_softmax, **peg_images.STUDENT)
 MIXED = partial(dagger, beta=0.5)
 """A student that drives alone from the second iteration on flings the arm about, and learns of that only."""
-GUIDED = {"iterations": 6, "samples": 5, "updates": 1000, "batch_size": 256}
+GUIDED = {"iterations": 12, "samples": 5, "updates": 2000, "batch_size": 256}
+"""A student less well fitted to its local teachers turns them round after the seventh iteration."""
 LESSONS = {
     "fork": Lessons(
         env=fork.fork,
@@ -248,7 +249,7 @@ LESSONS = {
         budget={"iterations": 6, "num_worlds": 32, "num_steps": 40, "updates": 600, "batch_size": 256},
         judge=inserting,
         units={"inserted": "share"},
-        seeds=(6, 7, 8),  # runs of seeds 0 to 5 were seen before loss and mixture were chosen
+        seeds=(9, 10, 11),  # runs of seeds 0 to 8 were seen before loss, mixture and budget were chosen
         filmed=22,
     ),
     "lane_drive, dave2": Lessons(

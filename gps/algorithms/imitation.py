@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree
 
 from gps import dataset as data
+from gps.algorithms.trials import on_test_worlds
 from gps.episodes import TEACHER, Drive, Steps, episodes
-from gps.evaluate import disagreement, evaluate
+from gps.evaluate import disagreement
 from gps.labels import as_dataset, example_row, looked_at
 from gps.placement import cpu_jit, student_jit
 from gps.types import Algorithm, Dataset, Env, Student, Teacher
@@ -101,7 +102,7 @@ def imitation(
     size, updates = budget.batch_size, budget.updates
     fitter = fit(student, named(loss), optimizer, batch_size=size, updates=updates, augment=augment)
     improve = student_jit(fitter.run)
-    trial = _trial(env, student, budget.test_worlds)
+    try_out = on_test_worlds(env, student, budget.test_worlds)
 
     @cpu_jit
     def init(key: Key[Array, ""]) -> ImitationState:
@@ -136,27 +137,10 @@ def imitation(
         if info.pop("taught"):
             info["teacher_cost"] = info["driver_cost"]
         info |= {name: fit_info[name] for name in ("loss", "finite")}
-        info |= {f"total_{name}": count for name, count in totals.items()} | trial(fitted.variables)
+        info |= {f"total_{name}": count for name, count in totals.items()} | try_out(fitted.variables)
         return ImitationState(fitted, dataset, state.iteration + 1, totals), info
 
     return Algorithm(init, step, lambda state: state.fit.variables)
-
-
-_TEST_SEED = 0x7E57
-"""The worlds of the progress display are the same in every iteration and every run."""
-
-
-def _trial(env: Env, student: Student, test_worlds: int) -> Callable[[PyTree], dict[str, Array]]:
-    """Student's variables → how it does on its own in whole episodes."""
-    if not test_worlds:
-        return lambda variables: {}
-
-    @cpu_jit
-    def run(keys: Array, variables: PyTree) -> dict[str, Array]:
-        scores, _ = evaluate(env, student=student)(keys, variables)
-        return {"student_cost": jnp.mean(scores.cost), "student_time": jnp.mean(scores.time)}
-
-    return lambda variables: run(jax.random.split(jax.random.key(_TEST_SEED), test_worlds), variables)
 
 
 def _summary(steps: Steps) -> dict[str, Array]:

@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from gps import replay
-from gps.algorithms.on_policy import trial
+from gps.algorithms.trials import on_test_worlds
 from gps.collect import Running, collector
 from gps.dataset import single
 from gps.demonstrations import Demonstrations
@@ -107,7 +107,7 @@ def off_policy(
     act = collector(env, student, _explores, 1)
     optimizer = optax.adam(settings.learning_rate)
     learn = _learner(env, student, judge, optimizer, settings)
-    try_out = trial(env, student, settings.test_worlds)
+    try_out = on_test_worlds(env, student, settings.test_worlds)
     rate = Fraction(settings.updates_per_step * settings.num_worlds).limit_denominator(1000)
 
     @cpu_fit_jit

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from gps.algorithms.trials import on_test_worlds
 from gps.collect import Experience, Running, collector, student_samples
-from gps.evaluate import evaluate
 from gps.placement import cpu_jit, student_jit
 from gps.rollout import first_observation
 from gps.types import Algorithm, Dataset, Env, Gaussian, Limits, Student
@@ -29,7 +29,6 @@ __all__ = [
     "log_probs",
     "minibatches",
     "on_policy",
-    "trial",
 ]
 
 
@@ -128,7 +127,7 @@ def on_policy(
     collect = collector(env, student, student_samples, settings.num_steps)
     judge = critic(settings.critic_hidden, activation="tanh")
     optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(settings.critic_rate))
-    try_out = trial(env, student, settings.test_worlds)
+    try_out = on_test_worlds(env, student, settings.test_worlds)
 
     @cpu_jit
     def begin(key: Array, world_key: Array) -> tuple[PyTree, Running]:
@@ -277,27 +276,6 @@ def minibatches(
 
     carry, info = jax.lax.scan(epoch, carry, jax.random.split(key, epochs))
     return carry, jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), info)
-
-
-_TEST_SEED = 0x7E57
-"""The worlds of the progress display are the same in every iteration and every run."""
-
-
-def trial(env: Env, student: Student, test_worlds: int) -> Callable[[PyTree], dict[str, Array]]:
-    """Student's variables → how it does on its own, without noise, in whole episodes."""
-    if not test_worlds:
-        return lambda variables: {}
-
-    @cpu_jit
-    def run(keys: Array, variables: PyTree) -> dict[str, Array]:
-        scores, _ = evaluate(env, student=student)(keys, variables)
-        return {
-            "student_return": jnp.mean(scores.reward),
-            "student_cost": jnp.mean(scores.cost),
-            "student_time": jnp.mean(scores.time),
-        }
-
-    return lambda variables: run(jax.random.split(jax.random.key(_TEST_SEED), test_worlds), variables)
 
 
 # ------------------------------------------------------------------------------------- internals

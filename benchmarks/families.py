@@ -41,7 +41,9 @@ PICTURE = Path(__file__).parent.parent / "docs" / "families.png"
 LAYERS = (64, 64)
 ON = {"num_worlds": 32, "num_steps": 64}
 OFF = {"num_worlds": 8, "num_steps": 128, "critic_hidden": (128, 128)}
-SHOWN = {"demonstrations": 20}
+SHOWN = {"demonstrations": 20, "noise": 0.2}
+NARROW = partial(students.mlp, log_std=-2.0)
+"""Explores little: what was imitated works only near where it was shown."""
 
 
 class Family(NamedTuple):
@@ -71,8 +73,8 @@ FAMILIES = {
     "PPO": Family(ppo, students.mlp, 120, ON, final="<= 0.1", planned=True),
     "SAC": Family(sac, students.squashed, 32, OFF, final="<= 0.1"),
     "finetuned, held": Family(
-        partial(pretrain_finetune, anchor=0.1),
-        students.mlp,
+        partial(pretrain_finetune, anchor=0.1, wait=15),
+        NARROW,
         120,
         ON | SHOWN,
         final="> 1",
@@ -81,14 +83,14 @@ FAMILIES = {
     ),
     "finetuned, free": Family(
         partial(pretrain_finetune, anchor=0.0, wait=0),
-        students.mlp,
+        NARROW,
         120,
         ON | SHOWN,
         dip="> 0.1",
         planned=True,
     ),
     "demonstrations replayed": Family(q_demo, students.squashed, 32, OFF | SHOWN, final="> 1"),
-    "hybrid PG": Family(hybrid_pg, students.mlp, 120, ON | SHOWN, final="> 1"),
+    "hybrid PG": Family(hybrid_pg, NARROW, 120, ON | SHOWN, final="> 1"),
     "hybrid Q": Family(hybrid_q, students.squashed, 32, OFF | SHOWN, final="> 1"),
 }
 SCRATCH, HYBRID = ("PPO", "SAC"), ("hybrid PG", "hybrid Q")

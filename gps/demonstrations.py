@@ -1,18 +1,20 @@
 """Episodes that a teacher drives: labels for imitation, transitions for reinforcement learning."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+import numpy as np
+from jaxtyping import Array, Key, PyTree
 
 from gps.dataset import single
-from gps.episodes import Steps, episodes, teacher_drives
+from gps.episodes import TEACHER, Steps, episodes, teacher_drives
 from gps.labels import as_dataset
 from gps.placement import cpu_jit
 from gps.replay import Transition
-from gps.types import Dataset, Env, Teacher
+from gps.types import Action, Dataset, Env, Gaussian, Teacher
 
 __all__ = ["Demonstrations", "as_transitions", "demonstrations"]
 
@@ -30,16 +32,33 @@ class Demonstrations(NamedTuple):
 
 
 def demonstrations(
-    env: Env, make_teacher: Callable[[Env], Teacher], count: int
+    env: Env, make_teacher: Callable[[Env], Teacher], count: int, noise: float = 0.0
 ) -> Callable[[Key[Array, ""]], Demonstrations]:
-    """Key → `count` whole episodes of the teacher.
+    """Key → `count` whole episodes of the teacher, whose hand shakes.
+
+    `noise` is the standard deviation of what is added to its controls, in half-ranges of the limits. The
+    labels are what it wanted: they show how to get back (Laskey et al. 2017).
 
     Raises:
-        ValueError: none, or episodes of a single step.
+        ValueError: none, or episodes of a single step, or noise that is negative, not finite, or without
+            limits to be measured by.
     """
     if count < 1 or env.horizon < 2:
         raise ValueError(f"demonstrations need an episode of two steps, got {count} of {env.horizon}")
-    drive = episodes(env, teacher_drives, env.horizon, make_teacher=make_teacher, replace=False)
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise must be at least 0 and finite, got {noise}")
+    half = (np.asarray(env.limits.high) - np.asarray(env.limits.low)) / 2
+    if noise and not np.all(np.isfinite(half)):
+        raise ValueError(f"{env.name}: noise is measured by the limits of the controls, which are not finite")
+
+    def shaken(key: Array, settings: PyTree, action: Action, dist: Gaussian | None, bound: Env) -> tuple:
+        mean = action.dist.mean
+        law = Gaussian(mean, jnp.diag(jnp.asarray((noise * half) ** 2, mean.dtype)))
+        u = law.sample(key)
+        return u, law.log_prob(u), jnp.int32(TEACHER)
+
+    driver = shaken if noise else teacher_drives
+    drive = episodes(env, driver, env.horizon, make_teacher=make_teacher, replace=False)
 
     @cpu_jit
     def record(key: Key[Array, ""]) -> Demonstrations:

@@ -38,6 +38,7 @@ def hybrid_pg(
     student: Student,
     *,
     demonstrations: int = 20,
+    noise: float = 0.0,
     pretrain_updates: int = 3000,
     loss: LossName = "mse",
     weight: float = 0.1,
@@ -61,6 +62,7 @@ def hybrid_pg(
         make_teacher: Env → Teacher, who shows whole episodes.
         student: the policy, without memory.
         demonstrations: episodes that are shown.
+        noise: of the hand that shows them, in half-ranges of the limits.
         pretrain_updates: gradient updates of the imitation.
         loss: of the imitation.
         weight: λ₀.
@@ -78,7 +80,7 @@ def hybrid_pg(
     Raises:
         ValueError: settings that cannot work, or a student that remembers.
     """
-    taught = imitated(env, make_teacher, student, demonstrations, pretrain_updates, loss)
+    taught = imitated(env, make_teacher, student, demonstrations, noise, pretrain_updates, loss)
     settings = Settings(
         num_worlds,
         num_steps,

@@ -15,6 +15,7 @@ def hybrid_q(
     student: Student,
     *,
     demonstrations: int = 20,
+    noise: float = 0.0,
     demonstrated: float = 0.5,
     clone: float = 2.0,
     num_worlds: int = 8,
@@ -38,6 +39,7 @@ def hybrid_q(
         make_teacher: Env → Teacher, who shows whole episodes.
         student: a `students.squashed`.
         demonstrations: episodes that are shown.
+        noise: of the hand that shows them, in half-ranges of the limits.
         demonstrated: their share of each batch.
         clone: weight of the mean squared distance from what was demonstrated, in half-ranges of the limits.
         num_worlds: as in `q_demo`, and so the rest.
@@ -71,4 +73,4 @@ def hybrid_q(
         demonstrated,
         clone,
     )
-    return off_policy(env, student, settings, record(env, make_teacher, demonstrations))
+    return off_policy(env, student, settings, record(env, make_teacher, demonstrations, noise))

@@ -22,6 +22,7 @@ def pretrain_finetune(
     student: Student,
     *,
     demonstrations: int = 20,
+    noise: float = 0.0,
     pretrain_updates: int = 3000,
     loss: LossName = "mse",
     anchor: float = 1.0,
@@ -50,6 +51,7 @@ def pretrain_finetune(
         make_teacher: Env → Teacher, who shows whole episodes.
         student: the policy, of any kind that `fit` teaches and whose distribution has a density.
         demonstrations: episodes that are shown.
+        noise: of the hand that shows them, in half-ranges of the limits.
         pretrain_updates: gradient updates of the imitation.
         loss: of the imitation, see `students.losses`; by 'mse' the spread stays what the student begins with.
         anchor: what a nat of KL(imitated ‖ policy) costs, in standard deviations of the advantage.
@@ -75,7 +77,7 @@ def pretrain_finetune(
             "anchor and wait must be at least 0, pretrain_updates at least 1, got "
             f"{anchor}, {wait} and {pretrain_updates}"
         )
-    taught = imitated(env, make_teacher, student, demonstrations, pretrain_updates, loss)
+    taught = imitated(env, make_teacher, student, demonstrations, noise, pretrain_updates, loss)
     settings = Settings(
         num_worlds,
         num_steps,
@@ -94,11 +96,15 @@ def imitated(
     make_teacher: Callable[[Env], Teacher],
     student: Student,
     count: int,
+    noise: float,
     updates: int,
     loss: LossName,
 ) -> Callable[[Key[Array, ""]], Taught]:
-    """Key → the student after `updates` of behaviour cloning on `count` episodes of the teacher."""
-    show = record(env, make_teacher, count)
+    """Key → the student after `updates` of behaviour cloning on `count` episodes of the teacher.
+
+    `noise` as in `gps.demonstrations`.
+    """
+    show = record(env, make_teacher, count, noise)
     fitter = fit(student, named(loss), adam(updates=updates), batch_size=_batch(student), updates=updates)
     improve = student_jit(fitter.run)
 

@@ -15,6 +15,7 @@ def q_demo(
     student: Student,
     *,
     demonstrations: int = 20,
+    noise: float = 0.0,
     demonstrated: float = 0.5,
     num_worlds: int = 8,
     num_steps: int = 128,
@@ -39,6 +40,7 @@ def q_demo(
         make_teacher: Env → Teacher, who shows whole episodes.
         student: a `students.squashed`.
         demonstrations: episodes that are shown.
+        noise: of the hand that shows them, in half-ranges of the limits.
         demonstrated: their share of each batch.
         num_worlds: as in `sac`, and so the rest.
         num_steps: control steps per world and iteration.
@@ -70,4 +72,4 @@ def q_demo(
         test_worlds,
         demonstrated,
     )
-    return off_policy(env, student, settings, record(env, make_teacher, demonstrations))
+    return off_policy(env, student, settings, record(env, make_teacher, demonstrations, noise))

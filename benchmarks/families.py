@@ -73,7 +73,7 @@ FAMILIES = {
     "PPO": Family(ppo, students.mlp, 120, ON, final="<= 0.1", planned=True),
     "SAC": Family(sac, students.squashed, 32, OFF, final="<= 0.1"),
     "finetuned, held": Family(
-        partial(pretrain_finetune, anchor=0.1, wait=15),
+        pretrain_finetune,
         NARROW,
         120,
         ON | SHOWN,

@@ -31,6 +31,8 @@ class Clipped(NamedTuple):
     """What a nat of entropy is worth, in standard deviations of the advantage."""
     anchor: float = 0.0
     """What a nat of KL(policy of the beginning ‖ policy) costs, in the same units."""
+    decay: float = 1.0
+    """The anchor's price falls by this factor in each iteration after `wait`."""
     wait: int = 0
     """Iterations at the beginning in which the critic alone learns."""
 
@@ -106,6 +108,7 @@ def clipped(student: Student, limits: Limits, settings: Clipped, iterations: int
         key: Array, variables: PyTree, kept: tuple, batch: Batch, iteration: Int[Array, ""]
     ) -> tuple[PyTree, tuple, dict[str, Array]]:
         (params, statistics), (opt_state, reference) = variables, kept
+        price = settings.anchor * settings.decay ** jnp.maximum(iteration - settings.wait, 0)
 
         def loss(params: PyTree, part: Batch) -> tuple[Array, Array]:
             dists, log_prob = log_probs(student, (params, statistics), part, limits)
@@ -117,7 +120,7 @@ def clipped(student: Student, limits: Limits, settings: Clipped, iterations: int
             if settings.anchor:
                 taught, _ = log_probs(student, reference, part, limits)
                 away = jax.vmap(jax.vmap(lambda old, new: old.kl(new)))(taught, dists)
-                gain -= settings.anchor * jnp.mean(away)
+                gain -= price * jnp.mean(away)
             return -gain, jnp.mean(ratio - 1 - jnp.log(ratio))
 
         def update(carry: tuple, part: Batch) -> tuple[tuple, tuple[Array, Array]]:
@@ -152,6 +155,8 @@ def _check(settings: Clipped, iterations: int) -> None:
         raise ValueError(
             f"entropy and anchor must be at least 0 and finite, got {settings.entropy} and {settings.anchor}"
         )
+    if not 0 <= settings.decay <= 1:
+        raise ValueError(f"decay must be in [0, 1], got {settings.decay}")
     if not 0 < settings.clip < 1:
         raise ValueError(f"clip must be in (0, 1), got {settings.clip}")
     if not 0 < settings.learning_rate < math.inf:

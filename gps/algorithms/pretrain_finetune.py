@@ -25,8 +25,9 @@ def pretrain_finetune(
     noise: float = 0.0,
     pretrain_updates: int = 3000,
     loss: LossName = "mse",
-    anchor: float = 1.0,
-    wait: int = 5,
+    anchor: float = 0.1,
+    decay: float = 0.97,
+    wait: int = 15,
     iterations: int = 100,
     num_worlds: int = 32,
     num_steps: int = 64,
@@ -44,7 +45,8 @@ def pretrain_finetune(
 
     The first batches of reinforcement, judged by a critic that knows nothing, undo an imitation that nothing
     holds: `wait` iterations teach the critic alone, and `anchor` prices the KL divergence from what was
-    imitated.
+    imitated. Explore little (a student with log_std = −2), for what was imitated works only near where it was
+    shown, and let the demonstrator's hand shake (`noise`), which widens that.
 
     Args:
         env: the task.
@@ -55,6 +57,7 @@ def pretrain_finetune(
         pretrain_updates: gradient updates of the imitation.
         loss: of the imitation, see `students.losses`; by 'mse' the spread stays what the student begins with.
         anchor: what a nat of KL(imitated ‖ policy) costs, in standard deviations of the advantage.
+        decay: the anchor's price falls by this factor in each iteration after `wait`; 1 holds it.
         wait: iterations in which the critic alone learns.
         iterations: of collecting and improving, after the imitation.
         num_worlds: as in `ppo`, and so the rest.
@@ -87,7 +90,7 @@ def pretrain_finetune(
         critic_hidden=critic_hidden,
         test_worlds=test_worlds,
     )
-    step = Clipped(epochs, parts, learning_rate, clip, anchor=anchor, wait=wait)
+    step = Clipped(epochs, parts, learning_rate, clip, anchor=anchor, decay=decay, wait=wait)
     return on_policy(env, student, clipped(student, env.limits, step, iterations), settings, taught)
 
 

@@ -26,7 +26,7 @@ KEY, OTHER = jax.random.split(jax.random.key(31))
 ON = {"num_worlds": 4, "num_steps": 8, "epochs": 2, "parts": 2, "critic_updates": 3, "iterations": 3}
 OFF = {"num_worlds": 2, "num_steps": 8, "warm_up": 8, "batch_size": 4, "capacity": 40, "critic_hidden": (4,)}
 SHOWN = {"demonstrations": 2, "pretrain_updates": 3}
-NATURAL = {name: ON[name] for name in ("num_worlds", "num_steps", "critic_updates")}
+NATURAL = {name: ON[name] for name in ("num_worlds", "num_steps", "critic_updates")} | {"wait": 0}
 ALGORITHMS = {
     "ppo": (ppo, ON),
     "pretrain_finetune": (pretrain_finetune, ON | SHOWN | {"wait": 1}),
@@ -162,7 +162,9 @@ def test_reinforcement_waits_for_the_critic_and_keeps_what_was_imitated():
         wait: pretrain_finetune(env, tasks.corridor_teacher, student, wait=wait, **budget) for wait in (0, 1)
     }
     states = {wait: made[wait].init(KEY) for wait in made}
-    after = {wait: made[wait].step(OTHER, states[wait])[0] for wait in made}
+    stepped = {wait: made[wait].step(OTHER, states[wait]) for wait in made}
+    after = {wait: state for wait, (state, _) in stepped.items()}
+    assert [int(stepped[wait][1]["gradient_updates"]) for wait in (0, 1)] == [4 + 3, 3], "none while it waits"
     assert same(states[1].variables, after[1].variables) and not same(states[1].critic, after[1].critic)
     assert not same(states[0].variables[0], after[0].variables[0])
     assert same(states[0].variables[1], after[0].variables[1]), "inputs stay normalised as they were"
@@ -200,7 +202,15 @@ def test_reinforcement_waits_for_the_critic_and_keeps_what_was_imitated():
         ),
         (
             lambda env: pretrain_finetune(env, None, students.mlp(2), anchor=-1.0),
-            "anchor and wait must be at least 0",
+            "anchor must be at least 0",
+        ),
+        (
+            lambda env: pretrain_finetune(env, tasks.corridor_teacher, students.mlp(2), wait=-1),
+            "wait must be at least 0, got -1",
+        ),
+        (
+            lambda env: q_demo(env, tasks.corridor_teacher, None, noise=-1.0),
+            "noise must be at least 0 and finite, got -1",
         ),
         (lambda env: students.squashed(2, env.limits._replace(high=np.full(2, np.inf))), "needs finite ones"),
     ],

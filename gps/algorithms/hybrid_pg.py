@@ -43,6 +43,7 @@ def hybrid_pg(
     loss: LossName = "mse",
     weight: float = 0.1,
     decay: float = 0.95,
+    wait: int = 15,
     step: float = 0.05,
     damping: float = 1e-3,
     num_worlds: int = 32,
@@ -67,6 +68,7 @@ def hybrid_pg(
         loss: of the imitation.
         weight: λ₀.
         decay: λ₁.
+        wait: iterations in which the critic alone learns.
         step: δ, nats.
         damping: added to the Fisher matrix's diagonal.
         num_worlds: as in `ppo`, and so the rest.
@@ -88,6 +90,7 @@ def hybrid_pg(
         trace,
         critic_updates,
         critic_hidden=critic_hidden,
+        wait=wait,
         test_worlds=test_worlds,
     )
     improve = natural(student, env.limits, Natural(step, weight, decay, damping))
@@ -119,7 +122,7 @@ def natural(student: Student, limits: Limits, settings: Natural) -> Improve:
         def objective(theta: Array) -> tuple[Array, Array]:
             log_prob = log_probs(student, policy(theta), batch, limits)[1]
             shown = jax.vmap(lambda obs, u: student.apply(policy(theta), obs, ())[0].log_prob(u))(
-                labels.obs, labels.action
+                labels.obs, labels.mean
             )
             told = jnp.sum(jnp.where(labels.weight > 0, shown, 0)) / jnp.maximum(taken, 1)
             return jnp.mean(batch.advantage * jnp.exp(log_prob - batch.log_prob)) + weight * told, told

@@ -48,6 +48,8 @@ class Settings(NamedTuple):
     critic_rate: float = 1e-3
     """Learning rate of Adam."""
     critic_hidden: tuple[int, ...] = (64, 64)
+    wait: int = 0
+    """Iterations at the beginning in which the critic alone learns."""
     test_worlds: int = 16
     """Worlds on which the student alone is tried after each iteration."""
 
@@ -73,7 +75,7 @@ class Improve(NamedTuple):
     init: Callable[[PyTree, Dataset | None], PyTree]
     """(student's variables, demonstrations) → what it keeps from iteration to iteration (its optimiser)."""
     run: Callable[..., tuple[PyTree, PyTree, dict[str, Array]]]
-    """(key, variables, kept, batch, iteration) → (variables, kept, info)."""
+    """(key, variables, kept, batch, iteration) → (variables, kept, info with the number of `updates`)."""
 
 
 class Taught(NamedTuple):
@@ -165,7 +167,9 @@ def on_policy(
         worth = _told(judge, state.critic, state.scale)
         gain, returns = advantages(rows, worth, settings.discount, settings.trace)
         batch = _batch(student, rows, carry, gain)
-        variables, kept, info = improve.run(policy_key, state.variables, state.kept, batch, state.iteration)
+        variables, kept, info = _after(
+            settings.wait, improve, policy_key, state.variables, state.kept, batch, state.iteration
+        )
         scale = _rescale(state.scale, returns)
         flat = _flat(rows.obs)
         fitted, critic_opt, loss = _fit_critic(
@@ -178,7 +182,7 @@ def on_policy(
         )
         if taught is None:
             variables = student.observe_statistics(variables, flat, jnp.ones(rows.reward.size, jnp.float32))
-        leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((variables, fitted, info["loss"]))]
+        leaves = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((variables, fitted, loss))]
         explained = 1 - jnp.var(gain) / jnp.maximum(jnp.var(returns), 1e-12)
         info |= {"critic_loss": loss, "explained": explained, "finite": jnp.all(jnp.stack(leaves))}
         state = state._replace(
@@ -298,6 +302,22 @@ def _held_backward(at: tuple[Array, Array], slope: Array) -> tuple[Array, None, 
 
 _held_inside.defvjp(_held_forward, _held_backward)
 
+
+def _after(
+    wait: int, improve: Improve, key: Array, variables: PyTree, kept: PyTree, batch: Batch, iteration: Array
+) -> tuple[PyTree, PyTree, dict[str, Array]]:
+    """`improve.run`, whose iterations are counted from `wait` on; before, nothing is done."""
+
+    def run() -> tuple[PyTree, PyTree, dict[str, Array]]:
+        return improve.run(key, variables, kept, batch, iteration - wait)
+
+    def rest() -> tuple[PyTree, PyTree, dict[str, Array]]:
+        none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(run)[2])
+        return variables, kept, none
+
+    return jax.lax.cond(iteration < wait, rest, run) if wait else run()
+
+
 RECENT = 0.3
 """Weight of an iteration's returns in their mean and spread."""
 
@@ -373,5 +393,6 @@ def _check(settings: Settings) -> None:
     for name in ("discount", "trace"):
         if not 0 <= getattr(settings, name) <= 1:
             raise ValueError(f"{name} must be in [0, 1], got {getattr(settings, name)}")
-    if settings.test_worlds < 0:
-        raise ValueError(f"test_worlds must be at least 0, got {settings.test_worlds}")
+    for name in ("wait", "test_worlds"):
+        if getattr(settings, name) < 0:
+            raise ValueError(f"{name} must be at least 0, got {getattr(settings, name)}")

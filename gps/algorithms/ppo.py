@@ -10,7 +10,6 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from gps.algorithms.on_policy import Batch, Improve, Settings, log_probs, minibatches, on_policy
-from gps.episodes import select
 from gps.types import Algorithm, Dataset, Env, Limits, Student, Teacher
 
 __all__ = ["Clipped", "clipped", "ppo"]
@@ -32,9 +31,7 @@ class Clipped(NamedTuple):
     anchor: float = 0.0
     """What a nat of KL(policy of the beginning ‖ policy) costs, in the same units."""
     decay: float = 1.0
-    """The anchor's price falls by this factor in each iteration after `wait`."""
-    wait: int = 0
-    """Iterations at the beginning in which the critic alone learns."""
+    """The anchor's price falls by this factor in each iteration."""
 
 
 def ppo(
@@ -108,7 +105,7 @@ def clipped(student: Student, limits: Limits, settings: Clipped, iterations: int
         key: Array, variables: PyTree, kept: tuple, batch: Batch, iteration: Int[Array, ""]
     ) -> tuple[PyTree, tuple, dict[str, Array]]:
         (params, statistics), (opt_state, reference) = variables, kept
-        price = settings.anchor * settings.decay ** jnp.maximum(iteration - settings.wait, 0)
+        price = settings.anchor * settings.decay**iteration
 
         def loss(params: PyTree, part: Batch) -> tuple[Array, Array]:
             dists, log_prob = log_probs(student, (params, statistics), part, limits)
@@ -129,11 +126,9 @@ def clipped(student: Student, limits: Limits, settings: Clipped, iterations: int
             change, opt_state = optimizer.update(gradient, opt_state, params)
             return (optax.apply_updates(params, change), opt_state), info
 
-        fitted, (losses, kls) = minibatches(
+        (params, opt_state), (losses, kls) = minibatches(
             key, batch, settings.epochs, settings.parts, update, (params, opt_state)
         )
-        waits = iteration < settings.wait
-        params, opt_state = select(waits, (params, opt_state), fitted)
         info = {
             "loss": jnp.mean(losses),
             "kl": jnp.mean(kls[-settings.parts :]),

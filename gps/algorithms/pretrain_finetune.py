@@ -75,10 +75,9 @@ def pretrain_finetune(
     Raises:
         ValueError: settings that cannot work.
     """
-    if not anchor >= 0 or wait < 0 or pretrain_updates < 1:
+    if not anchor >= 0 or pretrain_updates < 1:
         raise ValueError(
-            "anchor and wait must be at least 0, pretrain_updates at least 1, got "
-            f"{anchor}, {wait} and {pretrain_updates}"
+            f"anchor must be at least 0, pretrain_updates at least 1, got {anchor} and {pretrain_updates}"
         )
     taught = imitated(env, make_teacher, student, demonstrations, noise, pretrain_updates, loss)
     settings = Settings(
@@ -88,9 +87,10 @@ def pretrain_finetune(
         trace,
         critic_updates,
         critic_hidden=critic_hidden,
+        wait=wait,
         test_worlds=test_worlds,
     )
-    step = Clipped(epochs, parts, learning_rate, clip, anchor=anchor, decay=decay, wait=wait)
+    step = Clipped(epochs, parts, learning_rate, clip, anchor=anchor, decay=decay)
     return on_policy(env, student, clipped(student, env.limits, step, iterations), settings, taught)
 
 

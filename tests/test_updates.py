@@ -111,7 +111,7 @@ def collected(student, variables, count=400):
 def shown(u, count=20):
     """Demonstrations of one control."""
     obs, u = jnp.tile(OBS, (count, 1)), jnp.full((count, 1), u, jnp.float32)
-    fields = dict.fromkeys(Dataset._fields) | {"obs": obs, "mean": u, "weight": jnp.ones(count)}
+    fields = dict.fromkeys(Dataset._fields) | {"obs": obs, "action": u, "weight": jnp.ones(count)}
     return Dataset(**fields)
 
 

@@ -122,7 +122,7 @@ def natural(student: Student, limits: Limits, settings: Natural) -> Improve:
         def objective(theta: Array) -> tuple[Array, Array]:
             log_prob = log_probs(student, policy(theta), batch, limits)[1]
             shown = jax.vmap(lambda obs, u: student.apply(policy(theta), obs, ())[0].log_prob(u))(
-                labels.obs, labels.mean
+                labels.obs, labels.action
             )
             told = jnp.sum(jnp.where(labels.weight > 0, shown, 0)) / jnp.maximum(taken, 1)
             return jnp.mean(batch.advantage * jnp.exp(log_prob - batch.log_prob)) + weight * told, told

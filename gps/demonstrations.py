@@ -7,14 +7,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Key
 
 from gps.dataset import single
-from gps.episodes import TEACHER, Steps, episodes, teacher_drives
+from gps.episodes import Steps, episodes, teacher_drives, teacher_shakes
 from gps.labels import as_dataset
 from gps.placement import cpu_jit
 from gps.replay import Transition
-from gps.types import Action, Dataset, Env, Gaussian, Teacher
+from gps.types import Dataset, Env, Teacher
 
 __all__ = ["Demonstrations", "as_transitions", "demonstrations"]
 
@@ -51,18 +51,13 @@ def demonstrations(
     if noise and not np.all(np.isfinite(half)):
         raise ValueError(f"{env.name}: noise is measured by the limits of the controls, which are not finite")
 
-    def shaken(key: Array, settings: PyTree, action: Action, dist: Gaussian | None, bound: Env) -> tuple:
-        mean = action.dist.mean
-        law = Gaussian(mean, jnp.diag(jnp.asarray((noise * half) ** 2, mean.dtype)))
-        u = law.sample(key)
-        return u, law.log_prob(u), jnp.int32(TEACHER)
-
-    driver = shaken if noise else teacher_drives
+    driver = teacher_shakes if noise else teacher_drives
+    spread = jnp.diag(jnp.asarray((noise * half) ** 2)) if noise else ()
     drive = episodes(env, driver, env.horizon, make_teacher=make_teacher, replace=False)
 
     @cpu_jit
     def record(key: Key[Array, ""]) -> Demonstrations:
-        steps = drive(jax.random.split(key, count), (), ())
+        steps = drive(jax.random.split(key, count), (), spread)
         rows = as_dataset(steps)
         labels = single(rows)._replace(x=rows.x)
         returns = jnp.sum(jnp.where(steps.alive, steps.reward, 0), axis=0)

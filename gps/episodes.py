@@ -27,6 +27,7 @@ __all__ = [
     "select",
     "student_drives",
     "teacher_drives",
+    "teacher_shakes",
 ]
 
 TEACHER, STUDENT, MIXTURE = 0, 1, 2
@@ -95,6 +96,13 @@ def teacher_drives(key: Array, settings: PyTree, action: Action, dist: Gaussian 
     """The mean of the teacher's label, without noise."""
     u = action.dist.mean
     return u, action.dist.log_prob(u), jnp.int32(TEACHER)
+
+
+def teacher_shakes(key: Array, cov: PyTree, action: Action, dist: Gaussian | None, env: Env) -> tuple:
+    """The mean of the teacher's label, and Gaussian noise of covariance `cov` [nu, nu]."""
+    law = Gaussian(action.dist.mean, cov.astype(action.dist.mean.dtype))
+    u = law.sample(key)
+    return u, law.log_prob(u), jnp.int32(TEACHER)
 
 
 def student_drives(key: Array, settings: PyTree, action: Action | None, dist: Gaussian, env: Env) -> tuple:

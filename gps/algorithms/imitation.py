@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from gps import dataset as data
 from gps.algorithms.trials import on_test_worlds
@@ -76,13 +76,15 @@ def imitation(
     views: bool = False,
     augment: Augment | None = None,
     coached: Callable[[ImitationState, Env], Env] = lambda state, bound: bound,
+    chosen: Callable[[Steps], Float[Array, "T W"]] | None = None,
 ) -> Algorithm:
     """Dataset aggregation: `drive` acts with `settings`(state), the teacher labels every state met.
 
     The student minimises `loss` over the labels of the last `window` iterations (None: of all). `coached`
     makes the env in which the teacher plans from the bound one. With `views` every state is looked at through
-    each of `Env.views`, and the student learns from these. Steps that it learns from go through the task's
-    mirror and `augment`. All randomness of an iteration comes from its key.
+    each of `Env.views`, and the student learns from these. `chosen` gives the weight of each label (None: 1);
+    what weighs nothing is not kept. Steps that it learns from go through the task's mirror and `augment`. All
+    randomness of an iteration comes from its key.
 
     Raises:
         ValueError: a budget that cannot be spent, a window without iterations, no such loss, or no views.
@@ -122,7 +124,8 @@ def imitation(
         key, view_key = jax.random.split(key) if views else (key, key)
         collect = episodes(env, drive, budget.num_steps, make_teacher=teacher, student=student)
         steps = collect(jax.random.split(key, budget.num_worlds), state.fit.variables, settings(state))
-        rows, info = as_dataset(steps), _summary(steps)
+        rows, info = as_dataset(steps, None if chosen is None else chosen(steps)), _summary(steps)
+        info["samples"] = jnp.sum(rows.weight > 0)
         if views:
             rows = looked_at(view_key, env, rows)
             info["samples"] *= looks

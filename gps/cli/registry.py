@@ -54,6 +54,8 @@ ALGORITHM_NAMES = (
     "dagger",
     "plato",
     "coaching",
+    "dart",
+    "safe_dagger",
     "side_cameras",
     "mdgps",
     "pigps",

@@ -128,7 +128,7 @@ def scale(name: str, fast: bool) -> Scale:
         keys, (), ()
     )
     zero = jnp.mean(jnp.sum(jnp.where(chance.alive, chance.reward, 0), axis=0))
-    taught, steps = cpu_jit(evaluate(env, make_teacher=make_teacher))(keys)
+    taught, steps = cpu_jit(evaluate(env, make_teacher=make_teacher))(keys, ())
     return Scale(float(zero), float(jnp.mean(taught.reward)), float(np.mean(solved(steps, env.dt))))
 
 

@@ -220,6 +220,22 @@ def test_bad_input_is_refused(make, message):
         make(tasks.corridor())
 
 
+@pytest.mark.parametrize("name", ["ppo", "sac"])
+def test_a_reward_that_is_not_a_number_is_told(name):
+    factory, budget = ALGORITHMS[name]
+    env = in_every_context(
+        tasks.corridor(),
+        lambda env: env._replace(reward=lambda x, u, then: jnp.where(x[0] > 0, jnp.nan, 1.0)),
+    )
+    kind = students.squashed if name == "sac" else students.mlp
+    made = factory(env, None, kind(2, hidden=(4,), limits=env.limits), **budget | {"test_worlds": 0})
+    state, infos = made.init(KEY), []
+    for i in range(2):
+        state, info = made.step(jax.random.fold_in(OTHER, i), state)
+        infos.append(bool(info["finite"]))
+    assert not infos[-1]
+
+
 # -------------------------------------------------------------------------------------- learning
 
 

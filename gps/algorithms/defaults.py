@@ -23,6 +23,7 @@ ENVS = (
     "cartpole",
     "cartpole_sparse",
     "point_maze",
+    "acrobot_discrete",
     "reacher",
     "quadrotor_forest",
     "quadrotor_depth",

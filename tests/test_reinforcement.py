@@ -164,6 +164,7 @@ def test_reinforcement_waits_for_the_critic_and_keeps_what_was_imitated():
     states = {wait: made[wait].init(KEY) for wait in made}
     stepped = {wait: made[wait].step(OTHER, states[wait]) for wait in made}
     after = {wait: state for wait, (state, _) in stepped.items()}
+    assert int(stepped[0][1]["total_gradient_updates"]) == 3 + 4 + 3, "those of the imitation are counted"
     assert [int(stepped[wait][1]["gradient_updates"]) for wait in (0, 1)] == [4 + 3, 3], "none while it waits"
     assert same(states[1].variables, after[1].variables) and not same(states[1].critic, after[1].critic)
     assert not same(states[0].variables[0], after[0].variables[0])

@@ -85,6 +85,8 @@ class Taught(NamedTuple):
     labels: Dataset | None
     steps: Int[Array, ""]
     """Control steps that it took."""
+    updates: Int[Array, ""]
+    """Gradient updates that it took."""
 
 
 class Scale(NamedTuple):
@@ -141,7 +143,11 @@ def on_policy(
     def init(key: Key[Array, ""]) -> OnPolicyState:
         student_key, critic_key, world_key, row_key = jax.random.split(key, 4)
         (obs, running), zero = begin(row_key, world_key), jnp.int32(0)
-        before = Taught(student.init(student_key, obs), None, zero) if taught is None else taught(student_key)
+        before = (
+            Taught(student.init(student_key, obs), None, zero, zero)
+            if taught is None
+            else taught(student_key)
+        )
         worth = judge.init(critic_key, obs)
         return OnPolicyState(
             before.variables,
@@ -151,7 +157,7 @@ def on_policy(
             Scale(*(jnp.float32(0),) * 3),
             running,
             zero,
-            {"simulator_steps": before.steps, "gradient_updates": zero, "crashes": zero},
+            {"simulator_steps": before.steps, "gradient_updates": before.updates, "crashes": zero},
         )
 
     @cpu_jit

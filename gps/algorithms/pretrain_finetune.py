@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from gps.algorithms.on_policy import Settings, Taught, on_policy
@@ -118,7 +119,7 @@ def imitated(
         obs = jax.tree.map(lambda leaf: leaf[0], labels.obs)
         state = fitter.init(fit_key, student.init(student_key, obs))
         state, _ = improve(fit_key, state, labels)
-        return Taught(state.variables, labels, shown.steps)
+        return Taught(state.variables, labels, shown.steps, jnp.int32(updates))
 
     return taught
 

@@ -124,12 +124,10 @@ def imitation(
         key, view_key = jax.random.split(key) if views else (key, key)
         collect = episodes(env, drive, budget.num_steps, make_teacher=teacher, student=student)
         steps = collect(jax.random.split(key, budget.num_worlds), state.fit.variables, settings(state))
-        rows, info = as_dataset(steps, None if chosen is None else chosen(steps)), _summary(steps)
-        info["samples"] = jnp.sum(rows.weight > 0)
+        rows = as_dataset(steps, None if chosen is None else chosen(steps))
         if views:
             rows = looked_at(view_key, env, rows)
-            info["samples"] *= looks
-        return data.add(state.dataset, rows), info
+        return data.add(state.dataset, rows), _summary(steps) | {"samples": jnp.sum(rows.weight > 0)}
 
     def step(key: Key[Array, ""], state: ImitationState) -> tuple[ImitationState, dict[str, Any]]:
         collect_key, fit_key = jax.random.split(key)
@@ -150,17 +148,16 @@ def _summary(steps: Steps) -> dict[str, Array]:
     """What a human wants to see of a collection; `taught`: the teacher alone drove."""
     assert steps.action is not None, "collected with a teacher"
     sound = steps.action.status == 0
-    samples, asked = jnp.sum(sound), jnp.int32(steps.t.size)
+    answered, asked = jnp.sum(sound), jnp.int32(steps.t.size)
     return {
         "crashes": jnp.sum(steps.failed),
-        "samples": samples,
         "teacher_queries": asked,
         "simulator_steps": asked,
-        "refused_labels": asked - samples,
+        "refused_labels": asked - answered,
         "engine_failures": jnp.sum(steps.status != 0),
         "driver_cost": jnp.mean(steps.cost),
         "taught": jnp.all(steps.behaviour == TEACHER),
-        "kl": jnp.sum(disagreement(steps)) / jnp.maximum(samples, 1),
+        "kl": jnp.sum(disagreement(steps)) / jnp.maximum(answered, 1),
     }
 
 

@@ -13,7 +13,8 @@ import students
 from envs.pendulum import pendulum
 from gps.algorithms.hybrid_pg import hybrid_pg
 from gps.algorithms.hybrid_q import hybrid_q
-from gps.algorithms.on_policy import _held_inside, advantages, minibatches
+from gps.algorithms.likelihoods import _held_inside
+from gps.algorithms.on_policy import advantages, minibatches
 from gps.algorithms.ppo import ppo
 from gps.algorithms.pretrain_finetune import pretrain_finetune
 from gps.algorithms.q_demo import q_demo

@@ -9,7 +9,8 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Int, PyTree
 
-from gps.algorithms.on_policy import Batch, Improve, Settings, log_probs, on_policy
+from gps.algorithms.likelihoods import log_probs
+from gps.algorithms.on_policy import Batch, Improve, Settings, on_policy
 from gps.algorithms.pretrain_finetune import imitated
 from gps.types import Algorithm, Dataset, Env, Limits, Student, Teacher
 from students.losses import LossName
@@ -120,7 +121,7 @@ def natural(student: Student, limits: Limits, settings: Natural) -> Improve:
             return unravel(theta), statistics
 
         def objective(theta: Array) -> tuple[Array, Array]:
-            log_prob = log_probs(student, policy(theta), batch, limits)[1]
+            log_prob = log_probs(student, policy(theta), batch.windows, limits)[1]
             shown = jax.vmap(lambda obs, u: student.apply(policy(theta), obs, ())[0].log_prob(u))(
                 labels.obs, labels.action
             )
@@ -128,10 +129,10 @@ def natural(student: Student, limits: Limits, settings: Natural) -> Improve:
             return jnp.mean(batch.advantage * jnp.exp(log_prob - batch.log_prob)) + weight * told, told
 
         (gain, told), slope = jax.value_and_grad(objective, has_aux=True)(theta)
-        now = jax.lax.stop_gradient(log_probs(student, variables, batch, limits)[0])
+        now = jax.lax.stop_gradient(log_probs(student, variables, batch.windows, limits)[0])
 
         def away(theta: Array) -> Array:
-            dists = log_probs(student, policy(theta), batch, limits)[0]
+            dists = log_probs(student, policy(theta), batch.windows, limits)[0]
             return jnp.mean(jax.vmap(jax.vmap(lambda old, new: old.kl(new)))(now, dists))
 
         def fisher(vector: Array) -> Array:

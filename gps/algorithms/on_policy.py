@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
+from gps.algorithms.likelihoods import Windows
 from gps.algorithms.trials import on_test_worlds
 from gps.collect import Experience, Running, collector, student_samples
 from gps.placement import cpu_jit, student_jit
 from gps.rollout import first_observation
-from gps.types import Algorithm, Dataset, Env, Gaussian, Limits, Student
+from gps.types import Algorithm, Dataset, Env, Student
 from students.critics import Critic, critic
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "Settings",
     "Taught",
     "advantages",
-    "log_probs",
     "minibatches",
     "on_policy",
 ]
@@ -55,18 +55,13 @@ class Settings(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a policy is improved on: n windows of L consecutive steps, L = 1 for students without memory."""
+    """What a policy is improved on: n windows of L steps, L = 1 for students without memory."""
 
-    obs: PyTree
-    """[n, L, …]."""
-    action: Float[Array, "n L nu"]
+    windows: Windows
     log_prob: Float[Array, "n L"]
     """Under the policy that collected."""
     advantage: Float[Array, "n L"]
     """Mean 0, standard deviation 1 over the batch."""
-    first: Bool[Array, "n L"]
-    carry: PyTree
-    """[n, …] what the student remembered when the window began."""
 
 
 class Improve(NamedTuple):
@@ -239,26 +234,6 @@ def advantages(
     return gain, gain + now
 
 
-def log_probs(
-    student: Student, variables: PyTree, batch: Batch, limits: Limits
-) -> tuple[Any, Float[Array, "n L"]]:
-    """(distributions [n, L], log-probabilities of the actions taken).
-
-    The mean of a Gaussian student is clipped to the limits, and derivatives pass through the clip: where it
-    is at a limit already, nothing pushes it on. (It would drift off without end, for nothing that it does
-    there is felt, and not find back.)
-    """
-
-    def window(obs: PyTree, first: Array, carry: PyTree, action: Array) -> tuple[Any, Array]:
-        dists = student.apply_sequence(variables, obs, first, carry)
-        if isinstance(dists, Gaussian):
-            low, high = (jnp.asarray(side, dists.mean.dtype) for side in limits)
-            dists = dists._replace(mean=jax.vmap(_held_inside, (0, None, None))(dists.mean, low, high))
-        return dists, jax.vmap(lambda dist, u: dist.log_prob(u))(dists, action)
-
-    return jax.vmap(window)(batch.obs, batch.first, batch.carry, batch.action)
-
-
 def minibatches(
     key: Key[Array, ""],
     rows: PyTree,
@@ -289,24 +264,6 @@ def minibatches(
 
 
 # ------------------------------------------------------------------------------------- internals
-
-
-@jax.custom_vjp
-def _held_inside(mean: Float[Array, " nu"], low: Float[Array, " nu"], high: Float[Array, " nu"]) -> Array:
-    """`mean`; in a descent it is not pushed on where it has reached a limit."""
-    return mean
-
-
-def _held_forward(mean: Array, low: Array, high: Array) -> tuple[Array, tuple[Array, Array]]:
-    return mean, (mean <= low, mean >= high)
-
-
-def _held_backward(at: tuple[Array, Array], slope: Array) -> tuple[Array, None, None]:
-    low, high = at
-    return jnp.where((low & (slope > 0)) | (high & (slope < 0)), 0, slope), None, None
-
-
-_held_inside.defvjp(_held_forward, _held_backward)
 
 
 def _after(
@@ -382,9 +339,10 @@ def _fit_critic(
 def _batch(student: Student, rows: Experience, carry: PyTree, gain: Array) -> Batch:
     """Windows: whole worlds [W, T] for a student that remembers, else single steps [T W, 1]."""
     gain = (gain - jnp.mean(gain)) / (jnp.std(gain) + 1e-8)
-    steps = Batch(rows.obs, rows.action, rows.log_prob, gain, rows.first, ())
+    steps = Batch(Windows(rows.obs, rows.first, (), rows.action), rows.log_prob, gain)
     if student.unroll is not None:
-        return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), steps)._replace(carry=carry)
+        whole = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), steps)
+        return whole._replace(windows=whole.windows._replace(carry=carry))
     return jax.tree.map(lambda leaf: leaf.reshape(-1, 1, *leaf.shape[2:]), steps)
 
 

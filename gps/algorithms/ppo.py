@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, PyTree
 
-from gps.algorithms.on_policy import Batch, Improve, Settings, log_probs, minibatches, on_policy
+from gps.algorithms.likelihoods import log_probs
+from gps.algorithms.on_policy import Batch, Improve, Settings, minibatches, on_policy
 from gps.types import Algorithm, Dataset, Env, Limits, Student, Teacher
 
 __all__ = ["Clipped", "clipped", "ppo"]
@@ -108,14 +109,14 @@ def clipped(student: Student, limits: Limits, settings: Clipped, iterations: int
         price = settings.anchor * settings.decay**iteration
 
         def loss(params: PyTree, part: Batch) -> tuple[Array, Array]:
-            dists, log_prob = log_probs(student, (params, statistics), part, limits)
+            dists, log_prob = log_probs(student, (params, statistics), part.windows, limits)
             ratio = jnp.exp(log_prob - part.log_prob)
             held = jnp.clip(ratio, 1 - settings.clip, 1 + settings.clip)
             gain = jnp.mean(jnp.minimum(ratio * part.advantage, held * part.advantage))
             if settings.entropy:
                 gain -= settings.entropy * jnp.mean(ratio * jax.lax.stop_gradient(log_prob))
             if settings.anchor:
-                taught, _ = log_probs(student, reference, part, limits)
+                taught, _ = log_probs(student, reference, part.windows, limits)
                 away = jax.vmap(jax.vmap(lambda old, new: old.kl(new)))(taught, dists)
                 gain -= price * jnp.mean(away)
             return -gain, jnp.mean(ratio - 1 - jnp.log(ratio))

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from gps.dataset import single
 from gps.episodes import Steps, episodes, teacher_drives, teacher_shakes
@@ -16,7 +16,7 @@ from gps.placement import cpu_jit
 from gps.replay import Transition
 from gps.types import Dataset, Env, Teacher
 
-__all__ = ["Demonstrations", "as_transitions", "demonstrations"]
+__all__ = ["Demonstrations", "as_transitions", "demonstrations", "shaking"]
 
 
 class Demonstrations(NamedTuple):
@@ -45,14 +45,8 @@ def demonstrations(
     """
     if count < 1 or env.horizon < 2:
         raise ValueError(f"demonstrations need an episode of two steps, got {count} of {env.horizon}")
-    if not 0 <= noise < math.inf:
-        raise ValueError(f"noise must be at least 0 and finite, got {noise}")
-    half = (np.asarray(env.limits.high) - np.asarray(env.limits.low)) / 2
-    if noise and not np.all(np.isfinite(half)):
-        raise ValueError(f"{env.name}: noise is measured by the limits of the controls, which are not finite")
-
-    driver = teacher_shakes if noise else teacher_drives
-    spread = jnp.diag(jnp.asarray((noise * half) ** 2)) if noise else ()
+    cov = shaking(env, noise)
+    driver, spread = (teacher_shakes, jnp.asarray(cov)) if noise else (teacher_drives, ())
     drive = episodes(env, driver, env.horizon, make_teacher=make_teacher, replace=False)
 
     @cpu_jit
@@ -64,6 +58,20 @@ def demonstrations(
         return Demonstrations(labels, as_transitions(steps), returns, jnp.sum(steps.alive, dtype=jnp.int32))
 
     return record
+
+
+def shaking(env: Env, noise: float) -> Float[np.ndarray, "nu nu"]:
+    """Covariance of a hand that shakes by `noise` half-ranges of the limits.
+
+    Raises:
+        ValueError: noise that is negative, not finite, or without limits to be measured by.
+    """
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise must be at least 0 and finite, got {noise}")
+    half = (np.asarray(env.limits.high) - np.asarray(env.limits.low)) / 2
+    if noise and not np.all(np.isfinite(half)):
+        raise ValueError(f"{env.name}: noise is measured by the limits of the controls, which are not finite")
+    return np.diag((noise * half) ** 2) if noise else np.zeros((env.nu, env.nu))
 
 
 def as_transitions(steps: Steps) -> Transition:

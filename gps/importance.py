@@ -15,7 +15,15 @@ from jaxtyping import Array, Float, Int
 from gps.gaussian import Gaussian
 from gps.types import LinearGaussian
 
-__all__ = ["Weights", "controller_log_probs", "effective_samples", "estimate", "log_normaliser", "weights"]
+__all__ = [
+    "Weights",
+    "controller_log_probs",
+    "effective_samples",
+    "estimate",
+    "fusion",
+    "log_normaliser",
+    "weights",
+]
 
 
 class Weights(NamedTuple):
@@ -27,21 +35,24 @@ class Weights(NamedTuple):
     """Trajectories that q cannot have drawn, at least not to their end."""
 
 
-def weights(log_pi: Float[Array, "N T"], log_q: Float[Array, "J N T"], share: Float[Array, " J"]) -> Weights:
-    """Of the prefixes of trajectories that were drawn from Σ_j share_j q_j.
+def fusion(log_q: Float[Array, "J N T"], share: Float[Array, " J"]) -> Float[Array, "N T"]:
+    """Log-densities of the prefixes u_0 … u_t of trajectories that were drawn from Σ_j share_j q_j.
 
     The mixture is one over whole trajectories (the fusion distribution of Levine & Koltun 2013, section 4): a
     trajectory has one driver from its beginning to its end. Hence the density of a prefix is the mixture of
     the products Π_{s ≤ t} q_j(u_s | x_s), not the product of mixtures.
 
     Args:
-        log_pi: log π(u_t | x_t).
         log_q: log q_j(u_t | x_t) of each driver.
         share: of the trajectories that each of them drew; they add up to 1.
     """
-    mixed = logsumexp(jnp.cumsum(log_q, axis=2) + jnp.log(share)[:, None, None], axis=0)
-    possible = jnp.isfinite(mixed)
-    log = jnp.where(possible, jnp.cumsum(log_pi, axis=1) - jnp.where(possible, mixed, 0), -jnp.inf)
+    return logsumexp(jnp.cumsum(log_q, axis=2) + jnp.log(share)[:, None, None], axis=0)
+
+
+def weights(log_pi: Float[Array, "N T"], drawn_by: Float[Array, "N T"]) -> Weights:
+    """Of the prefixes of trajectories: log π(u_t | x_t), and the log-density of what drew them (`fusion`)."""
+    possible = jnp.isfinite(drawn_by)
+    log = jnp.where(possible, jnp.cumsum(log_pi, axis=1) - jnp.where(possible, drawn_by, 0), -jnp.inf)
     return Weights(log, jnp.sum(~possible[:, -1], dtype=jnp.int32))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gps.gaussian import Gaussian
-from gps.importance import controller_log_probs, effective_samples, estimate, log_normaliser, weights
+from gps.importance import controller_log_probs, effective_samples, estimate, fusion, log_normaliser, weights
 from gps.types import LinearGaussian
 
 KEY = jax.random.key(5)
@@ -89,7 +89,7 @@ def many(laws, number, function, batches=4000):
 
     def one(key):
         log_pi, log_q, share, rewards = batch(key, laws, number)
-        return function(weights(log_pi, log_q, share).log, rewards)
+        return function(weights(log_pi, fusion(log_q, share)).log, rewards)
 
     return np.asarray(
         jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=500))(jax.random.split(KEY, batches))
@@ -157,7 +157,7 @@ def test_no_distribution_beats_one_in_proportion_to_density_times_size():
     def variance(f, q):
         drawn = q > 0
         log_q = jnp.log(q[drawn])[None, :, None]
-        w = np.exp(np.asarray(weights(jnp.log(p[drawn])[:, None], log_q, jnp.ones(1)).log))[:, 0]
+        w = np.exp(np.asarray(weights(jnp.log(p[drawn])[:, None], fusion(log_q, jnp.ones(1))).log))[:, 0]
         return np.sum(q[drawn] * (w * f[drawn]) ** 2) - np.sum(p * f) ** 2
 
     for f in (u**2 + 0.1, u**3 - 0.5):
@@ -188,7 +188,7 @@ def test_its_slope_is_that_of_the_score_function():
 
     def value(shift):
         return estimate(
-            weights(log_prob(shift), log_prob(0.0)[None], jnp.ones(1)).log, rewards, normalised=False
+            weights(log_prob(shift), fusion(log_prob(0.0)[None], jnp.ones(1))).log, rewards, normalised=False
         )
 
     score = np.asarray(jax.jacfwd(log_prob)(0.0))
@@ -198,8 +198,8 @@ def test_its_slope_is_that_of_the_score_function():
 
 def test_what_nobody_can_have_drawn_is_left_out_and_counted():
     log_q = jnp.array([[[0.0, -jnp.inf], [0.0, 0.0]], [[-jnp.inf, -jnp.inf], [0.0, 0.0]]])
-    found = weights(jnp.zeros((2, 2)), log_q, jnp.array([0.5, 0.5]))
+    found = weights(jnp.zeros((2, 2)), fusion(log_q, jnp.array([0.5, 0.5])))
     assert int(found.lost) == 1
     np.testing.assert_allclose(estimate(found.log, jnp.array([[1.0, 99.0], [3.0, 4.0]])), (2 * 1 + 3) / 3 + 4)
-    nothing = weights(jnp.zeros((1, 1)), jnp.full((1, 1, 1), -jnp.inf), jnp.ones(1))
+    nothing = weights(jnp.zeros((1, 1)), fusion(jnp.full((1, 1, 1), -jnp.inf), jnp.ones(1)))
     assert float(estimate(nothing.log, jnp.ones((1, 1)))) == 0 == float(effective_samples(nothing.log)[0])

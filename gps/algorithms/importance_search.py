@@ -1,0 +1,428 @@
+"""The loop that importance-sampled policy search methods share; they differ in the guides they learn from.
+
+    guides ──trajectories──┐                                        ┌─better──▶ its successor, freer
+                           ├──▶ improve by all of them ──▶ roll out ┤
+    past policies ─────────┘                                        └─worse───▶ as it was, held tighter
+
+Every trajectory counts in proportion to how likely the policy would have made it, however old it is and
+whoever drove (`gps.importance`). Rolling out runs on the CPU, where the engine is; the rest on the student's
+device.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from gps.algorithms.likelihoods import Windows, log_probs
+from gps.dataset import single
+from gps.importance import effective_samples, estimate, fusion, log_normaliser, weights
+from gps.placement import cpu_jit, student_jit
+from gps.types import Algorithm, Dataset, Env, Limits, Student
+from students.fit import adam, fit
+from students.losses import nll
+
+__all__ = [
+    "Begun",
+    "Guides",
+    "Paths",
+    "SearchPlan",
+    "SearchState",
+    "as_paths",
+    "imitate",
+    "importance_search",
+    "windows_of",
+]
+
+
+class Paths(NamedTuple):
+    """Trajectories of T steps in M conditions, numbers in single precision: of J drivers, S each."""
+
+    obs: PyTree
+    """[M, J, S, T, …]."""
+    action: Float[Array, "M J S T nu"]
+    """As it was drawn, before it was clipped."""
+    reward: Float[Array, "M J S T"]
+    alive: Bool[Array, "M J S T"]
+    """Behind the end of an episode nothing was drawn, and nothing earned."""
+    facts: PyTree
+    """[M, J, S, T, …] what the guides' densities are computed from, besides the actions."""
+    sound: Bool[Array, "M J S"]
+    """Whether there is such a trajectory, and of numbers that are finite."""
+
+
+class Begun(NamedTuple):
+    """What guides come to."""
+
+    memory: PyTree
+    paths: Paths
+    """[M, G, S] of all guides."""
+    episodes: Int[Array, ""]
+    """Of T control steps, that it took."""
+
+
+class Guides(NamedTuple):
+    """G drivers that know where the reward is; a trajectory is a row of `Paths`."""
+
+    begin: Callable[[Key[Array, ""]], Begun]
+    roll: Callable[..., Paths]
+    """(key, memory, student's variables) → S trajectories of the student in every condition [M, S]."""
+    log_probs: Callable[[PyTree, Paths], Float[Array, "M G N T"]]
+    """(memory, paths [M, N]) → log-densities of the actions, for every guide."""
+    try_out: Callable[[PyTree, PyTree], dict[str, Array]]
+    """(memory, student's variables) → how the student does without noise; nobody learns from it."""
+    renew: Callable[..., Begun] | None = None
+    """(key, memory, student's variables, guides' paths) → guides that have adapted to the student."""
+
+
+class SearchPlan(NamedTuple):
+    """Settings of the loop."""
+
+    past: int = 8
+    """Policies whose trajectories are remembered; the best one's always are."""
+    pretrain_updates: int = 2000
+    """Gradient updates of the first policy, by the likelihood of what the guides drew."""
+    pretrain_rate: float = 1e-3
+    updates: int = 200
+    """Gradient updates per iteration at most, each on all trajectories."""
+    learning_rate: float = 1e-3
+    """Of Adam at first; a quarter each time that it went where `keep` forbids."""
+    keep: float = 0.5
+    """Share of the trajectories that counted for the best policy which have to count for its successor."""
+    regulariser: float = 1e-2
+    """w_r at first: what a nat of log Z is worth at a step, in standard deviations of the return."""
+
+
+class SearchState(NamedTuple):
+    """All of a run."""
+
+    policies: PyTree
+    """Variables [P] of the policies that are remembered."""
+    born: Int[Array, " P"]
+    """In which iteration; negative where there is none yet."""
+    best: Int[Array, ""]
+    """Which of them is the best."""
+    paths: Paths
+    """Of the guides, then of the policies."""
+    memory: PyTree
+    """The guides'."""
+    regulariser: Float[Array, ""]
+    iteration: Int[Array, ""]
+    totals: dict[str, Int[Array, ""]]
+
+
+def as_paths(obs: PyTree, action: Array, reward: Array, alive: Array, facts: PyTree) -> Paths:
+    """One trajectory [T, …]; it is not sound if any of its numbers is not finite."""
+    action = jnp.where(alive[:, None], action, 0)
+    paths = single(Paths(obs, action, jnp.where(alive, reward, 0), alive, facts, jnp.asarray(True)))
+    numbers = [leaf for leaf in jax.tree.leaves(paths) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
+    kept = jax.tree.map(lambda leaf: jnp.where(sound, leaf, jnp.zeros_like(leaf)), paths)
+    return kept._replace(sound=sound)
+
+
+def imitate(student: Student, plan: SearchPlan) -> Callable[[Key[Array, ""], Paths], PyTree]:
+    """(key, guides' paths) → the student under which their actions are most likely (algorithm 1, line 3)."""
+    length = 1 if student.unroll is None else student.unroll.length
+    fitter = fit(
+        student,
+        nll("executed"),
+        adam(plan.pretrain_rate, updates=plan.pretrain_updates),
+        batch_size=length * max(1, 256 // length),
+        updates=plan.pretrain_updates,
+    )
+
+    @student_jit
+    def run(key: Array, paths: Paths) -> PyTree:
+        student_key, fit_key = jax.random.split(key)
+        rows = _rows(paths)
+        example = jax.tree.map(lambda leaf: leaf[0], rows.obs)
+        return fitter.run(fit_key, fitter.init(fit_key, student.init(student_key, example)), rows)[
+            0
+        ].variables
+
+    return run
+
+
+def windows_of(student: Student, paths: Paths) -> Windows:
+    """Whole trajectories [M, N, T, …]."""
+    first = jnp.broadcast_to(jnp.arange(paths.alive.shape[-1]) == 0, paths.alive.shape)
+    begin = lambda obs: student.initial_carry(jax.tree.map(lambda leaf: leaf[0], obs))  # noqa: E731
+    return Windows(paths.obs, first, jax.vmap(jax.vmap(begin))(paths.obs), paths.action)
+
+
+def importance_search(env: Env, student: Student, guides: Guides, plan: SearchPlan) -> Algorithm:
+    """Policy search of Levine & Koltun 2013, algorithm 1, whose Φ(θ) `objective` has.
+
+    Raises:
+        ValueError: settings that cannot work.
+    """
+    _check(plan)
+    start, limits = imitate(student, plan), env.limits
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adam(1.0),
+    )
+    begin, roll = cpu_jit(guides.begin), cpu_jit(guides.roll)
+    guides_say = cpu_jit(lambda memory, paths: guides.log_probs(memory, _flat(paths)))
+    renew = None if guides.renew is None else cpu_jit(guides.renew)
+
+    def init(key: Key[Array, ""]) -> SearchState:
+        begin_key, student_key, roll_key = jax.random.split(key, 3)
+        begun = begin(begin_key)
+        first = start(student_key, begun.paths)
+        drawn = roll(roll_key, begun.memory, first)
+        policies = jax.tree.map(lambda leaf: jnp.stack([leaf] * plan.past), first)
+        blank = jax.tree.map(
+            lambda leaf: jnp.zeros((leaf.shape[0], plan.past, *leaf.shape[1:]), leaf.dtype), drawn
+        )
+        paths = jax.tree.map(
+            lambda old, new: jnp.concatenate([old, new], axis=1),
+            begun.paths,
+            _put(blank, jnp.int32(0), drawn),
+        )
+        count = begun.episodes + drawn.sound.size
+        totals = {
+            "rollouts": count,
+            "simulator_steps": count * env.horizon,
+            "gradient_updates": jnp.int32(plan.pretrain_updates),
+        }
+        zero = jnp.int32(0)
+        weight = jnp.float32(plan.regulariser)
+        born = -jnp.arange(plan.past, dtype=jnp.int32)
+        return SearchState(policies, born, zero, paths, begun.memory, weight, zero, totals)
+
+    @student_jit
+    def improve(state: SearchState, by_guides: Array) -> tuple[PyTree, dict[str, Array]]:
+        """The best policy's successor."""
+        data = _batch(student, state, by_guides, limits)
+        params, statistics = _at(state.policies, state.best)
+
+        def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
+            value, info = objective(student, (params, statistics), data, state.regulariser, limits)
+            return -value, info
+
+        least = plan.keep * loss(params)[1]["effective_samples"]
+
+        def update(carry: Climb) -> Climb:
+            slope, info = jax.grad(loss, has_aux=True)(carry.params)
+            known = info["effective_samples"] >= least
+            known &= jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(slope)]))
+            now = (carry.params, slope, carry.opt_state)
+            params, slope, opt_state = jax.tree.map(lambda a, b: jnp.where(known, a, b), now, carry.known)
+            rate = jnp.where(known, carry.rate, carry.rate / 4)
+            change, after = optimizer.update(slope, opt_state, params)
+            further = jax.tree.map(lambda leaf, step: leaf + rate * step, params, change)
+            return Climb(further, after, (params, slope, opt_state), rate, carry.updates + 1)
+
+        first = (params, jax.tree.map(jnp.zeros_like, params), optimizer.init(params))
+        begin = Climb(params, first[2], first, jnp.float32(plan.learning_rate), jnp.int32(0))
+        going = lambda c: (c.updates < plan.updates) & (c.rate > 1e-3 * plan.learning_rate)  # noqa: E731
+        end = jax.lax.while_loop(going, update, begin)
+        found = end.known[0]
+        return (found, statistics), loss(found)[1] | {"updates": end.updates}
+
+    @student_jit
+    def compare(state: SearchState, by_guides: Array, new: Array) -> tuple[Array, Array]:
+        """Returns of the policy in slot `new` and of the best one, both by all trajectories."""
+        data = _batch(student, state, by_guides, limits)
+        value = lambda i: objective(student, _at(state.policies, i), data, 0.0, limits)[1]["estimated_return"]  # noqa: E731
+        return value(new), value(state.best)
+
+    def step(key: Key[Array, ""], state: SearchState) -> tuple[SearchState, dict[str, Any]]:
+        guide_key, roll_key = jax.random.split(key)
+        spent = 0
+        if renew is not None:
+            of_guides = jax.tree.map(lambda leaf: leaf[:, : -plan.past], state.paths)
+            again = renew(guide_key, state.memory, _at(state.policies, state.best), of_guides)
+            state = state._replace(
+                memory=again.memory,
+                paths=jax.tree.map(
+                    lambda old, new: jnp.concatenate([new, old[:, -plan.past :]], axis=1),
+                    state.paths,
+                    again.paths,
+                ),
+            )
+            spent = int(again.episodes)
+        variables, info = improve(state, guides_say(state.memory, state.paths))
+        rest = jnp.where(jnp.arange(plan.past) == state.best, state.iteration + 1, state.born)
+        slot = jnp.argmin(rest)
+        drawn = roll(roll_key, state.memory, variables)
+        guides_count = state.paths.sound.shape[1] - plan.past
+        state = state._replace(
+            policies=jax.tree.map(lambda old, new: old.at[slot].set(new), state.policies, variables),
+            born=state.born.at[slot].set(state.iteration + 1),
+            paths=_put(state.paths, guides_count + slot, drawn),
+        )
+        found, before = compare(state, guides_say(state.memory, state.paths), slot)
+        better = found > before
+        best = jnp.where(better, slot, state.best).astype(jnp.int32)
+        held = jnp.clip(state.regulariser * jnp.where(better, 1 / FACTOR, FACTOR), *RANGE)
+        count = spent + drawn.sound.size
+        counts = {
+            "rollouts": count,
+            "simulator_steps": count * env.horizon,
+            "gradient_updates": int(info.pop("updates")),
+        }
+        totals = {name: total + counts[name] for name, total in state.totals.items()}
+        state = state._replace(best=best, regulariser=held, iteration=state.iteration + 1, totals=totals)
+        info |= {
+            "driver_return": _returns(drawn),
+            "estimated_return": found,
+            "best_return": jnp.maximum(found, before),
+            "accepted": better,
+            "lost_rollouts": jnp.sum(~drawn.sound),
+        }
+        info |= counts | {f"total_{name}": total for name, total in totals.items()}
+        return state, info | guides.try_out(state.memory, _at(state.policies, best))
+
+    return Algorithm(init, step, lambda state: _at(state.policies, state.best))
+
+
+class Climb(NamedTuple):
+    """An optimisation under way, by shorter steps each time that it went too far."""
+
+    params: PyTree
+    opt_state: PyTree
+    known: tuple[PyTree, PyTree, PyTree]
+    """(parameters, slope, optimiser's state) of the last point that enough of the trajectories tell about."""
+    rate: Float[Array, ""]
+    updates: Int[Array, ""]
+
+
+class Data(NamedTuple):
+    """What a policy is judged by: N trajectories in each of M conditions."""
+
+    windows: Windows
+    """[M, N, T, …]."""
+    drawn_by: Float[Array, "M N T"]
+    """`gps.importance.fusion`; −∞ where there is no trajectory."""
+    reward: Float[Array, "M N T"]
+    alive: Bool[Array, "M N T"]
+    total: Float[Array, " M"]
+    """Trajectories that there are."""
+    scale: Float[Array, ""]
+    """Standard deviation of their returns."""
+
+
+def objective(
+    student: Student, variables: PyTree, data: Data, regulariser: Array | float, limits: Limits
+) -> tuple[Array, dict[str, Array]]:
+    """Φ(θ) = Σ_t [1/Z_t Σ_i w_t,i r_t,i + w_r log Z_t], mean over conditions (equation 3 of the paper).
+
+    Rewards are in standard deviations of the return, so that w_r means the same in every task. `info` has the
+    return that is expected of the policy in its own unit, the mean of log Z, and how many trajectories of a
+    condition count at the last step (`effective_samples`).
+    """
+
+    def one(windows: Windows, drawn_by: Array, reward: Array, alive: Array, count: Array) -> tuple:
+        log_pi = jnp.where(alive, log_probs(student, variables, windows, limits)[1], 0)
+        log = weights(log_pi, drawn_by).log
+        normaliser = log_normaliser(log) + jnp.log(log.shape[0] / count)
+        return estimate(log, reward), normaliser, effective_samples(log)[-1]
+
+    returns, normaliser, effective = jax.vmap(one)(
+        data.windows, data.drawn_by, data.reward, data.alive, data.total
+    )
+    value = jnp.mean(returns) / data.scale + regulariser * jnp.mean(jnp.sum(normaliser, axis=1))
+    return value, {
+        "estimated_return": jnp.mean(returns),
+        "log_normaliser": jnp.mean(normaliser),
+        "effective_samples": jnp.mean(effective),
+    }
+
+
+# ------------------------------------------------------------------------------------- internals
+
+FACTOR = 10.0
+"""By which w_r changes from iteration to iteration."""
+RANGE = (1e-6, 1e2)
+"""In which w_r stays."""
+
+
+def _batch(student: Student, state: SearchState, by_guides: Array, limits: Limits) -> Data:
+    paths = _flat(state.paths)
+    windows = windows_of(student, paths)
+
+    def told(variables: PyTree) -> Array:
+        each = jax.vmap(lambda part: log_probs(student, variables, part, limits)[1])(windows)
+        return jnp.where(paths.alive, each, 0)
+
+    by_policies = jnp.moveaxis(jax.lax.map(told, state.policies), 0, 1)
+    log_q = jnp.concatenate([jnp.where(paths.alive[:, None], by_guides, 0), by_policies], axis=1)
+    count = jnp.sum(paths.sound, axis=1)
+    share = jnp.sum(state.paths.sound, axis=2) / jnp.maximum(count, 1)[:, None]
+    drawn_by = jnp.where(paths.sound[:, :, None], jax.vmap(fusion)(log_q, share), -jnp.inf)
+    returns = jnp.sum(paths.reward, axis=2)
+    total = jnp.maximum(jnp.sum(count), 1)
+    mean = jnp.sum(jnp.where(paths.sound, returns, 0)) / total
+    scale = jnp.sqrt(jnp.sum(jnp.where(paths.sound, (returns - mean) ** 2, 0)) / total)
+    return Data(
+        windows,
+        drawn_by,
+        paths.reward,
+        paths.alive,
+        jnp.maximum(count, 1).astype(returns.dtype),
+        scale + 1e-8,
+    )
+
+
+def _rows(paths: Paths) -> Dataset:
+    """Steps [M J S T, …]; of a row only what was seen and drawn counts."""
+    flat = lambda leaf: leaf.reshape(-1, *leaf.shape[4:])  # noqa: E731
+    shape, nu = paths.alive.shape, paths.action.shape[-1]
+    t = flat(jnp.broadcast_to(jnp.arange(shape[-1], dtype=jnp.int32), shape))
+    action, none = flat(paths.action), jnp.zeros(t.shape, jnp.float32)
+    return Dataset(
+        obs=jax.tree.map(flat, paths.obs),
+        x=none[:, None],
+        t=t,
+        key=jnp.broadcast_to(jax.random.key(0), t.shape),
+        action=action,
+        log_prob=none,
+        behaviour=jnp.zeros_like(t),
+        mean=action,
+        precision=jnp.zeros((*t.shape, nu, nu), jnp.float32),
+        cost=none,
+        first=t == 0,
+        terminated=none > 0,
+        truncated=none > 0,
+        weight=flat(paths.alive & paths.sound[..., None]).astype(jnp.float32),
+        next_slot=jnp.int32(0),
+    )
+
+
+def _flat(paths: Paths) -> Paths:
+    """[M, J, S, …] → [M, N, …]."""
+    return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:]), paths)
+
+
+def _put(paths: Paths, slot: Array, new: Paths) -> Paths:
+    return jax.tree.map(lambda old, leaf: old.at[:, slot].set(leaf.astype(old.dtype)), paths, new)
+
+
+def _at(tree: PyTree, i: Array) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[i], tree)
+
+
+def _returns(paths: Paths) -> Array:
+    """Mean over the trajectories there are."""
+    returns = jnp.sum(paths.reward, axis=-1)
+    return jnp.sum(jnp.where(paths.sound, returns, 0)) / jnp.sum(paths.sound)
+
+
+def _check(plan: SearchPlan) -> None:
+    for name, least in (("past", 2), ("pretrain_updates", 1), ("updates", 1)):
+        if getattr(plan, name) < least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(plan, name)}")
+    for name in ("pretrain_rate", "learning_rate"):
+        if not 0 < getattr(plan, name) < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {getattr(plan, name)}")
+    if not 0 <= plan.keep <= 1:
+        raise ValueError(f"keep is a share in [0, 1], got {plan.keep}")
+    if not RANGE[0] <= plan.regulariser <= RANGE[1]:
+        raise ValueError(f"regulariser must be in [{RANGE[0]:g}, {RANGE[1]:g}], got {plan.regulariser}")

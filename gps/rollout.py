@@ -111,15 +111,17 @@ def open_loop(env: "Env", x0: Float[Array, " nx"], us: Float[Array, "T nu"]) -> 
     )
 
 
-def student_rollout(env: "Env", student: "Student") -> Callable[..., tuple[Trajectory, PyTree]]:
-    """(key, variables, x0, scale) → (Trajectory, observations [T, …]) with the student at the controls.
+def student_rollout(env: "Env", student: "Student") -> Callable[..., tuple[Trajectory, PyTree, Array]]:
+    """(key, variables, x0, scale) → (Trajectory, observations [T, …], drawn [T, nu]), a student drives.
+
+    `drawn` are the controls as it wanted them, before they were clipped.
 
     `scale` is that of its noise: 1 for actions drawn from its distribution, 0 for their modes. A control
     that is not finite counts as `Status.DIVERGED`, and the state is held from there on, as in `Env.rollout`.
     """
     step = guard_step(env.step)
 
-    def rollout(key: Array, variables: PyTree, x0: Array, scale: Array | float) -> tuple[Trajectory, PyTree]:
+    def rollout(key: Array, variables: PyTree, x0: Array, scale: Array | float) -> tuple:
         memory_key, life = jax.random.split(key)
 
         def advance(carry: tuple, key: Array) -> tuple[tuple, tuple]:
@@ -135,17 +137,17 @@ def student_rollout(env: "Env", student: "Student") -> Callable[..., tuple[Traje
             code = jnp.where(finite, code, Status.DIVERGED)
             status = jnp.where(status == Status.OK, code, status)
             x_next = jnp.where(status == Status.OK, x_next, x)
-            return (x_next, status, memory, student_carry, u), (x, u, obs)
+            return (x_next, status, memory, student_carry, u), (x, u, obs, wanted)
 
         rest = jnp.zeros(env.nu, x0.dtype)
         first = (x0, jnp.int32(Status.OK), env.observer.init(memory_key), fresh_carry(env, student, x0), rest)
-        (x_last, status, *_), (xs, us, obs) = jax.lax.scan(
+        (x_last, status, *_), (xs, us, obs, drawn) = jax.lax.scan(
             advance, first, jax.random.split(life, env.horizon)
         )
         xs = jnp.concatenate([xs, x_last[None]])
         ys = jax.vmap(env.sense)(xs, jnp.concatenate([us, rest[None]]))
         costs = trajectory_costs(env.cost, env.final_cost, xs, us, ys)
-        return Trajectory(xs, us, ys, costs, status), obs
+        return Trajectory(xs, us, ys, costs, status), obs, drawn
 
     return rollout
 

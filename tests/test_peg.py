@@ -143,7 +143,8 @@ def test_a_students_rollout_is_the_loop_of_its_parts_and_is_seen_again_from_the_
     variables = student.init(jax.random.key(1), jnp.ones(14))
     x0 = env.init(jax.random.key(0))
     run = jax.jit(student_rollout(env, student))
-    path, obs = run(jax.random.key(2), variables, x0, 0.0)
+    path, obs, drawn = run(jax.random.key(2), variables, x0, 0.0)
+    np.testing.assert_array_equal(jnp.clip(drawn, *env.limits), path.us)
     x = x0
     for t in range(12):
         dist, _ = student.apply(variables, x, ())
@@ -151,7 +152,7 @@ def test_a_students_rollout_is_the_loop_of_its_parts_and_is_seen_again_from_the_
         x, _ = env.step(x, dist.mean)
         np.testing.assert_allclose(path.xs[t + 1], x, atol=1e-9)
     np.testing.assert_allclose(observations(env, jax.random.key(3), path.xs, path.us), obs, atol=1e-12)
-    noisy, _ = jax.vmap(lambda key: run(key, variables, x0, 1.0))(jax.random.split(jax.random.key(4), 4000))
+    noisy, *_ = jax.vmap(lambda key: run(key, variables, x0, 1.0))(jax.random.split(jax.random.key(4), 4000))
     first = noisy.us[:, 0] - path.us[0][None]
     cov = student.apply(variables, x0, ())[0].cov
     np.testing.assert_allclose(first.T @ first / 4000, cov, atol=0.1 * float(cov[0, 0]))

@@ -22,11 +22,10 @@ from gps.algorithms.phases import (
     counted,
     explore,
     student_controller,
-    trial,
-    trial_of_locals,
+    trials,
 )
 from gps.algorithms.supervise import Supervision, Targets, labels, supervise
-from gps.conditions import Conditions, draw_conditions, training_conditions
+from gps.conditions import Conditions, training_conditions
 from gps.labels import example_row
 from gps.placement import cpu_jit
 from gps.types import Algorithm, Env, LinearGaussian, LocalTeacher, Student, Trajectory
@@ -121,7 +120,7 @@ def guided(
     _check(env, plan)
     s_step = supervise(student, plan.supervision)
     label = cpu_jit(labels(env, plan.supervision))
-    try_student, try_locals = trial(env, student), trial_of_locals(env, make_teacher)
+    test = cpu_jit(trials(env, make_teacher, student, plan.test_conditions))
     roll_out = cpu_jit(explore(env, make_teacher, plan.samples, student if plan.on_policy else None))
 
     @cpu_jit
@@ -169,18 +168,6 @@ def guided(
             return method.c_step(bound, teacher, Now(learned, local, paths, pi, jnp.asarray(first)), memory)
 
         return batched(env, make_teacher, one)(starts.context, learned, local, memory, paths)
-
-    @cpu_jit
-    def test(conditions: Conditions, local: PyTree, variables: PyTree) -> dict[str, Array]:
-        tried = {"local": try_locals(conditions, local), "student": try_student(conditions, variables)}
-        if plan.test_conditions:
-            fresh = draw_conditions(env, jax.random.key(_TEST_SEED), plan.test_conditions)
-            tried["test"] = try_student(fresh, variables)
-        return {
-            f"{who}_{name}": jnp.mean(value)
-            for who, (costs, ends) in tried.items()
-            for name, value in ({"cost": costs} | ends).items()
-        }
 
     def teach(key: Array, state: FitState, starts: Conditions, targets: Targets, paths: Trajectory) -> tuple:
         label_key, fit_key = jax.random.split(key)
@@ -231,9 +218,6 @@ def guided(
 
 
 # ------------------------------------------------------------------------------------- internals
-
-_TEST_SEED = 0x7E57
-"""The held-out conditions are the same in every iteration and every run."""
 
 
 def _named(who: str, metrics: dict[str, Array]) -> dict[str, Array]:

@@ -25,6 +25,7 @@ from gps.placement import cpu_jit, student_jit
 from gps.types import Algorithm, Dataset, Env, Limits, Student
 from students.fit import adam, fit
 from students.losses import nll
+from students.policies import set_covariance, takes_covariance
 
 __all__ = [
     "Begun",
@@ -125,8 +126,11 @@ def as_paths(obs: PyTree, action: Array, reward: Array, alive: Array, facts: PyT
     return kept._replace(sound=sound)
 
 
-def imitate(student: Student, plan: SearchPlan) -> Callable[[Key[Array, ""], Paths], PyTree]:
-    """(key, guides' paths) → the student under which their actions are most likely (algorithm 1, line 3)."""
+def imitate(student: Student, limits: Limits, plan: SearchPlan) -> Callable[[Key[Array, ""], Paths], PyTree]:
+    """(key, guides' paths) → the student under which their actions are most likely (algorithm 1, line 3).
+
+    One with covariance="labels" gets the covariance of its errors, and keeps it.
+    """
     length = 1 if student.unroll is None else student.unroll.length
     fitter = fit(
         student,
@@ -141,9 +145,17 @@ def imitate(student: Student, plan: SearchPlan) -> Callable[[Key[Array, ""], Pat
         student_key, fit_key = jax.random.split(key)
         rows = _rows(paths)
         example = jax.tree.map(lambda leaf: leaf[0], rows.obs)
-        return fitter.run(fit_key, fitter.init(fit_key, student.init(student_key, example)), rows)[
-            0
-        ].variables
+        begun = fitter.init(fit_key, student.init(student_key, example))
+        variables = fitter.run(fit_key, begun, rows)[0].variables
+        if not takes_covariance(variables):
+            return variables
+        flat = _flat(paths)
+        dists = jax.vmap(lambda part: log_probs(student, variables, part, limits)[0])(
+            windows_of(student, flat)
+        )
+        away = (flat.action - dists.mean).reshape(rows.action.shape)
+        cov = jnp.einsum("n,ni,nj->ij", rows.weight, away, away) / jnp.sum(rows.weight)
+        return set_covariance(variables, cov + 1e-6 * jnp.eye(cov.shape[0], dtype=cov.dtype))
 
     return run
 
@@ -162,7 +174,7 @@ def importance_search(env: Env, student: Student, guides: Guides, plan: SearchPl
         ValueError: settings that cannot work.
     """
     _check(plan)
-    start, limits = imitate(student, plan), env.limits
+    start, limits = imitate(student, env.limits, plan), env.limits
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.adam(1.0),

@@ -88,14 +88,15 @@ def is_pg(
     if min(conditions, samples) < 1 or density not in get_args(Density):
         known = ", ".join(get_args(Density))
         raise ValueError(
-            f"expected conditions and samples >= 1, density one of {known}, got {conditions}, {samples}, {density!r}"
+            f"conditions and samples must be at least 1, density one of {known}, got {conditions}, "
+            f"{samples} and {density!r}"
         )
     if density == "teacher" and not noise > 0:
         raise ValueError("a teacher whose hand does not shake has no density: set noise, or density='fitted'")
     plan = SearchPlan(past, pretrain_updates, 1e-3, updates, learning_rate, keep, regulariser)
     spread, asked = jnp.asarray(shaking(env, noise)), density == "teacher"
     trials = on_test_worlds(env, student, test_worlds)
-    fitted = imitate(student, plan)
+    fitted = imitate(student, env.limits, plan)
 
     def record(drive: Drive, teacher: bool) -> Callable[[Array, PyTree, PyTree, PyTree], Paths]:
         """(key, worlds, student's variables, settings of the drive) → [M, S] episodes."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from gps.conditions import Conditions
+from gps.conditions import Conditions, draw_conditions
 from gps.linalg import cholesky
 from gps.rollout import student_rollout
 from gps.types import Env, KLTerm, LinearGaussian, LocalTeacher, Status, Student, Trajectory
@@ -30,6 +30,7 @@ __all__ = [
     "student_controller",
     "trial",
     "trial_of_locals",
+    "trials",
 ]
 
 COUNTED = {
@@ -199,7 +200,7 @@ def trial(
 
     def one(context: PyTree, x0: Array, variables: PyTree) -> tuple[Array, dict[str, Array]]:
         bound = env.bind(context)
-        path, _ = student_rollout(bound, student)(jax.random.key(0), variables, x0, 0.0)
+        path, *_ = student_rollout(bound, student)(jax.random.key(0), variables, x0, 0.0)
         lost = path.status != Status.OK
         return jnp.where(lost, jnp.inf, jnp.sum(path.costs)), last_metrics(bound, path)
 
@@ -218,6 +219,34 @@ def trial_of_locals(
         return jnp.where(lost, jnp.inf, jnp.sum(path.costs)), last_metrics(bound, path)
 
     return lambda conditions, local: batched(env, make_teacher, one)(conditions.context, conditions.x0, local)
+
+
+def trials(
+    env: Env, make_teacher: Callable[[Env], LocalTeacher], student: Student, count: int
+) -> Callable[[Conditions, PyTree, PyTree], dict[str, Array]]:
+    """(training conditions, local teachers [M], variables) → costs and figures of merit without noise.
+
+    Means, of local teachers and student, and of the student in `count` other conditions that training never
+    sees.
+    """
+    try_student, try_locals = trial(env, student), trial_of_locals(env, make_teacher)
+
+    def run(conditions: Conditions, local: PyTree, variables: PyTree) -> dict[str, Array]:
+        tried = {"local": try_locals(conditions, local), "student": try_student(conditions, variables)}
+        if count:
+            fresh = draw_conditions(env, jax.random.key(TEST_SEED), count)
+            tried["test"] = try_student(fresh, variables)
+        return {
+            f"{who}_{name}": jnp.mean(value)
+            for who, (costs, ends) in tried.items()
+            for name, value in ({"cost": costs} | ends).items()
+        }
+
+    return run
+
+
+TEST_SEED = 0x7E57
+"""The held-out conditions are the same in every iteration and every run."""
 
 
 def counted(totals: dict[str, Int[Array, ""]], **spent: Array | int) -> tuple[dict, dict]:

@@ -61,6 +61,8 @@ ALGORITHM_NAMES = (
     "pigps",
     "badmm",
     "traj_opt",
+    "gps2013",
+    "is_pg",
     "ppo",
     "sac",
     "pretrain_finetune",

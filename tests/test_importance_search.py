@@ -1,0 +1,212 @@
+"""Policy search on samples of many drivers: their densities, what is kept of it, and that it finds better."""
+
+from functools import cache, partial
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small_tasks as tasks
+from gps_tasks import cart
+from small_tasks import plain, same
+
+import students
+from gps.algorithms.gps2013 import drawn_by, gps2013, path
+from gps.algorithms.importance_search import SearchPlan, _batch, as_paths, imitate, objective, windows_of
+from gps.algorithms.is_pg import is_pg
+from gps.algorithms.likelihoods import log_probs
+from gps.gaussian import Gaussian
+from gps.importance import controller_log_probs
+from gps.rollout import student_rollout
+from gps.types import Limits
+from teachers.local_lqr import local_lqr
+
+KEY, OTHER = jax.random.split(jax.random.key(31))
+BUDGET = {"past": 3, "pretrain_updates": 40, "updates": 20, "samples": 6}
+LOCAL = partial(local_lqr, dynamics="known", std=0.5, entropy=1e-2)
+
+
+@cache
+def made(name):
+    if name == "gps2013":
+        env = cart(12)
+        student = students.mlp(1, (8,), limits=env.limits)
+        return gps2013(env, LOCAL, student, guide_iterations=3, test_conditions=2, **BUDGET), env, student
+    env = tasks.swing()._replace(horizon=15)
+    student = students.mlp(1, (8,), limits=env.limits)
+    options = {"density": name.split()[1], "conditions": 3, "noise": 0.2, "test_worlds": 4}
+    return is_pg(env, tasks.swing_teacher, student, **options, **BUDGET), env, student
+
+
+NAMES = ("gps2013", "is_pg fitted", "is_pg teacher")
+
+
+@cache
+def run(name):
+    """[(state, info)] from the first state on."""
+    algorithm = made(name)[0]
+    course = [(algorithm.init(KEY), {})]
+    for i in range(6):
+        course.append(algorithm.step(jax.random.fold_in(OTHER, i), course[-1][0]))
+    return course
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_leaves_its_state_alone_and_repeats_itself(name):
+    algorithm, before = made(name)[0], run(name)[1][0]
+    bits = jax.tree.map(lambda leaf: plain(leaf).copy(), before)
+    after, info = algorithm.step(jax.random.fold_in(OTHER, 1), before)
+    assert same(before, bits) and not same(before, after)
+    assert jax.tree.structure(before) == jax.tree.structure(after)
+    assert same(after, run(name)[2][0])
+    assert all(np.array_equal(info[n], run(name)[2][1][n], equal_nan=True) for n in info)
+    other, _ = algorithm.step(KEY, before)
+    assert not same(after.paths.action, other.paths.action)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_finds_better_policies(name):
+    told = [float(info["best_return"]) for _, info in run(name)[1:]]
+    drawn = [float(info["driver_return"]) for _, info in run(name)[1:]]
+    assert told[-1] > told[0] and np.mean(drawn[-2:]) > drawn[0]
+
+
+def test_a_policy_is_worth_what_is_said():
+    """Fresh rollouts of the first policy and of the last."""
+    algorithm, env, student = made("gps2013")
+
+    @jax.jit
+    def fresh(variables):
+        def one(goal, x0, key):
+            rollout, *_ = student_rollout(env.bind(goal), student)(key, variables, x0, 1.0)
+            return -jnp.sum(rollout.costs)
+
+        starts = run("gps2013")[0][0].memory[0]
+        each = jax.vmap(one, (None, None, 0))
+        return jax.vmap(each, (0, 0, None))(*starts, jax.random.split(OTHER, 1000))
+
+    first, last = run("gps2013")[0][0], run("gps2013")[-1]
+    before, after = (float(np.mean(fresh(algorithm.policy(state)))) for state in (first, last[0]))
+    assert after > before + 1
+    assert float(last[1]["best_return"]) == pytest.approx(after, abs=0.2 * (after - before))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_regulariser_falls_with_success(name):
+    course, algorithm = run(name), made(name)[0]
+    for (before, _), (after, info) in pairwise(course):
+        factor = 0.1 if bool(info["accepted"]) else 10.0
+        assert float(after.regulariser) == pytest.approx(
+            np.clip(float(before.regulariser) * factor, 1e-6, 1e2)
+        )
+        assert bool(info["accepted"]) != same(algorithm.policy(before), algorithm.policy(after))
+
+
+def test_what_is_worse_is_not_taken_and_the_best_policy_is_not_forgotten():
+    """Steps that go far too far, more of them than policies are remembered."""
+    _, env, student = made("gps2013")
+    wild = gps2013(
+        env, LOCAL, student, adaptive=False, guide_iterations=3, test_conditions=0,
+        **BUDGET | {"learning_rate": 30.0, "keep": 0.0},
+    )  # fmt: skip
+    state = begun = wild.init(KEY)
+    slot = 1 + int(begun.best)
+    for i in range(4):
+        state, info = wild.step(jax.random.fold_in(KEY, i), state)
+        assert not bool(info["accepted"]) and float(info["effective_samples"]) >= 0
+        assert same(wild.policy(begun), wild.policy(state))
+    assert same(begun.paths.action[:, slot], state.paths.action[:, slot])
+    assert sorted(state.born.tolist()) == [0, 3, 4]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_policy_judged_by_its_own_samples_alone_is_worth_their_mean(name):
+    _, env, student = made(name)
+    state = run(name)[0][0]
+    M, J, S, T = state.paths.alive.shape
+    mine = J - BUDGET["past"]
+    sound = jnp.zeros((M, J, S), bool).at[:, mine].set(True).at[0, mine, 0].set(False)
+    state = state._replace(paths=state.paths._replace(sound=sound))
+    data = _batch(student, state, jnp.zeros((M, mine, J * S, T)), env.limits)
+    first = jax.tree.map(lambda leaf: leaf[0], state.policies)
+    value, info = objective(student, first, data, 3.0, env.limits)
+    returns = np.sum(state.paths.reward[:, mine], axis=-1)
+    kept = [returns[0, 1:], *returns[1:]]
+    mean = np.mean([one.mean() for one in kept])
+    np.testing.assert_allclose(info["estimated_return"], mean, rtol=1e-4)
+    np.testing.assert_allclose(info["log_normaliser"], 0, atol=1e-5)
+    np.testing.assert_allclose(info["effective_samples"], S - 1 / M, rtol=1e-4)
+    np.testing.assert_allclose(value, mean / np.std(np.concatenate(kept)), rtol=1e-3, atol=1e-3)
+
+
+def test_densities_are_those_of_what_was_drawn():
+    """E[−log q(u)] of a Gaussian's own draws is its entropy, also where limits clip what is done."""
+    env = cart(12)._replace(limits=Limits(np.array([-0.4]), np.array([0.4])))
+    _, _, student = made("gps2013")
+    state = run("gps2013")[1][0]
+    law = jax.tree.map(lambda leaf: leaf[0, 0], state.memory[1].controllers)
+    law = law._replace(cov=law.cov + 0.1)
+    x0 = jnp.array([0.3, -0.1])
+    _, paths = jax.jit(partial(drawn_by(env, 3000), env))(KEY, law, x0)
+    assert float(jnp.max(jnp.abs(paths.action))) > 0.6
+    by_law = jax.vmap(controller_log_probs, (None, 0, 0, None))(law, paths.facts, paths.action, env.minus)
+
+    variables = jax.tree.map(lambda leaf: leaf[0], state.policies)
+    drive = jax.vmap(lambda key: path(*student_rollout(env, student)(key, variables, x0, 1.0)))
+    own = jax.jit(drive)(jax.random.split(KEY, 3000))
+    dists, by_student = log_probs(student, variables, windows_of(student, own), env.limits)
+    for told, cov in ((by_law, law.cov), (by_student, dists.cov[0])):
+        total = -np.sum(told, axis=1)
+        expected = float(jnp.sum(jax.vmap(lambda c: Gaussian(jnp.zeros(1), c).entropy())(cov)))
+        assert abs(total.mean() - expected) < 4 * total.std() / total.size**0.5
+
+
+def test_a_student_with_the_labels_covariance_gets_that_of_its_errors():
+    _, env, _ = made("gps2013")
+    student = students.mlp(1, (8,), limits=env.limits, covariance="labels")
+    paths = run("gps2013")[0][0].paths
+    paths = jax.tree.map(lambda leaf: leaf[:, :1], paths)
+    variables = imitate(student, env.limits, SearchPlan(pretrain_updates=50))(KEY, paths)
+    dists = jax.vmap(lambda obs: student.apply(variables, obs, ())[0])(paths.obs.reshape(-1, 3))
+    away = paths.action.reshape(-1, 1) - dists.mean
+    np.testing.assert_allclose(dists.cov[0], np.mean(away**2), rtol=1e-3)
+
+
+def test_a_trajectory_of_numbers_that_are_not_finite_is_no_trajectory():
+    good = (jnp.ones((3, 2)), jnp.ones((3, 1)), jnp.ones(3), jnp.array([True, True, False]), ())
+    assert bool(as_paths(*good).sound)
+    np.testing.assert_array_equal(as_paths(*good).reward, [1, 1, 0])
+    for bad in (0, 1, 2):
+        broken = [leaf.at[1].set(jnp.nan) if i == bad else leaf for i, leaf in enumerate(good)]
+        found = as_paths(*broken)
+        assert not bool(found.sound)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(found))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"past": 1}, "past must be at least 2, got 1"),
+        ({"keep": 1.5}, r"keep is a share in \[0, 1\], got 1.5"),
+        ({"regulariser": 0.0}, "regulariser must be in"),
+        ({"learning_rate": np.nan}, "learning_rate must be positive and finite, got nan"),
+        ({"samples": 0}, "samples"),
+    ],
+)
+def test_settings_that_cannot_work(options, message):
+    env, student = tasks.swing(), students.mlp(1)
+    with pytest.raises(ValueError, match=message):
+        is_pg(env, tasks.swing_teacher, student, **options)
+    with pytest.raises(ValueError, match=message):
+        gps2013(cart(), LOCAL, student, **options)
+
+
+def test_densities_and_conditions_that_are_not_there():
+    env, student = tasks.swing(), students.mlp(1)
+    with pytest.raises(ValueError, match="a teacher whose hand does not shake has no density"):
+        is_pg(env, tasks.swing_teacher, student, density="teacher", noise=0.0)
+    with pytest.raises(ValueError, match="density one of fitted, teacher"):
+        is_pg(env, tasks.swing_teacher, student, density="dirac")
+    with pytest.raises(ValueError, match="no fixed set of training conditions"):
+        gps2013(env, LOCAL, student)

@@ -64,8 +64,8 @@ class Steps(NamedTuple):
     student_mean: Float[Array, "T W nu"] | None
     cost: Float[Array, "T W"]
     reward: Float[Array, "T W"]
-    """`Env.reward`, or −cost of a task that has none; a failure then costs what its step does in each control
-    step that is left of the episode: else it would pay to fail early."""
+    """`Env.reward`, or −cost of a task that has none; a failure then costs, for each control step that is
+    left, what the dearest of its episode did: else it would pay to fail, early or at a cheap moment."""
     first: Bool[Array, "T W"]
     failed: Bool[Array, "T W"]
     """The step led to a failure (`Env.failed`, or a simulation that broke down)."""
@@ -89,6 +89,8 @@ class World(NamedTuple):
     memory: PyTree
     teacher: PyTree
     carry: PyTree
+    worst: Array
+    """Cost of the dearest step so far."""
     alive: Array
 
 
@@ -173,8 +175,8 @@ def beginning(
         state = () if make_teacher is None else make_teacher(bound).init(teacher_key, x)
         carry = () if student is None else fresh_carry(bound, student, x)
         memory = bound.observer.init(memory_key)
-        alive, t = jnp.asarray(True), jnp.int32(0)
-        return World(context_key, context, x, bound.sense(x, u), u, t, memory, state, carry, alive)
+        alive, t, worst = jnp.asarray(True), jnp.int32(0), jnp.asarray(-jnp.inf, x.dtype)
+        return World(context_key, context, x, bound.sense(x, u), u, t, memory, state, carry, worst, alive)
 
     return begin
 
@@ -199,6 +201,7 @@ def control_step(
         y = bound.sense(x, u)
         cost = bound.cost(world.x, u, bound.sense(world.x, u), world.t)
         failed = bound.failed(x, y) | (status != Status.OK)
+        worst = jnp.maximum(world.worst, cost).astype(world.worst.dtype)
         steps = Steps(
             obs=obs,
             x=world.x,
@@ -211,7 +214,7 @@ def control_step(
             action=action,
             student_mean=None if dist is None else dist.mode(),
             cost=cost,
-            reward=_reward(bound, world, u, x, cost, failed),
+            reward=_reward(bound, world, u, x, jnp.where(failed, worst, cost), failed),
             first=world.t == 0,
             failed=failed,
             truncated=jnp.asarray(False),
@@ -219,7 +222,10 @@ def control_step(
             alive=world.alive,
             metrics={} if bound.metrics is None else bound.metrics(world.x, u),
         )
-        return world._replace(x=x, y=y, u=u, t=world.t + 1, memory=memory, teacher=state, carry=carry), steps
+        moved = world._replace(
+            x=x, y=y, u=u, t=world.t + 1, memory=memory, teacher=state, carry=carry, worst=worst
+        )
+        return moved, steps
 
     return act
 

@@ -42,7 +42,7 @@ def replay(steps, share, replace):
             seen, c = steps.obs, steps.metrics["c"][i, w]
             if start is None:
                 start = i
-                x, u, t, total, carry = steps.x[i, w], np.zeros(2), 0, 0.0, np.zeros(2)
+                x, u, t, total, carry, worst = steps.x[i, w], np.zeros(2), 0, 0.0, np.zeros(2), -np.inf
                 y = np.array([2 * x[0] + c, -x[1], c])
             noises = seen["noise"][i, w], steps.log_prob[i, w]
             obs = np.concatenate([x[:1], y, u, [total], noises[:1]])
@@ -52,11 +52,12 @@ def replay(steps, share, replace):
             u_next = np.clip(wanted, tasks.LOW, tasks.HIGH)
             x_next = A @ x + B @ u_next + [0, 0.05 * c] + 0.05 * np.sin(x)
             cost = x @ x + 0.1 * u_next @ u_next + 0.3 * (2 * x[0] + c) + (u_next[0] - x[1]) * c + 0.01 * t
+            worst = max(worst, cost)
             failed = abs(x_next[0]) > WALL
             over = failed or t + 1 == HORIZON
             yield (i, w), {
                 "obs": {"x": x[:1], "y": y, "u": u, "sum": total},
-                "reward": -cost * (HORIZON - t if failed else 1),
+                "reward": -worst * (HORIZON - t) if failed else -cost,
                 "x": x, "t": t, "u": u_next, "drawn": wanted, "behaviour": MIXTURE, "cost": cost,
                 "first": t == 0,
                 "failed": failed, "truncated": not failed and (over or i == len(steps.t) - 1),

@@ -1,7 +1,7 @@
 """Imitation learning by the library imitation (PyTorch and Stable-Baselines3), and by us.
 
 It needs an older gymnasium than ours: install it with this project's core in an environment of its own
-(`pip install torch imitation .`) and run `python -m benchmarks.peers --only …` there.
+(`pip install torch imitation .`) and run `python -m benchmarks.learning_speed --only …` there.
 """
 
 import tempfile

@@ -20,7 +20,6 @@ from mujoco import rollout
 import teachers
 from benchmarks import known_answers
 from benchmarks.beside_crocoddyl import PAIRS, SEED, pendulum_on_a_cart, quadrotor, unicycle
-from benchmarks.beside_imitation import bc, dagger_on_pendulum
 from benchmarks.harness import Row, installed, main, time_ratio
 from benchmarks.suite import suite_folder
 from envs.cartpole import cartpole
@@ -233,8 +232,6 @@ CASES = {
     "crocoddyl, quadrotor (Pinocchio)": quadrotor,
     "NumPy, walker": numpy_planner,
     "MJX on the CPU": mjx_planners,
-    "imitation, BC": bc,
-    "imitation, DAgger": dagger_on_pendulum,
 }
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Swing two rods up by the joint between them, with three torques to choose from.
 
 State (4): angle of the upper rod from hanging and of the lower one from the upper, rad, and their velocities.
-Control (1): torque in units of 2 Nm, −1, 0 or 1 by whoever plays by the rules (`CHOICES`); all between works.
+Control (1): torque in units of 2 Nm, −1, 0 or 1 by the rules (`students.ranked`), though all between works.
 The student sees cosine and sine of both angles, and the velocities. The reward is 1 in each control step that
 ends with the tip more than a rod's length above the shoulder, else 0. The teacher plans with all torques
 between the limits, towards both rods upright; from some starts it gets there late, or never.
@@ -25,7 +25,6 @@ STUDENT = {"hidden": (64, 64)}
 ASSET = Path(__file__).parent / "assets" / "acrobot.xml"
 SUBSTEPS = 4
 drawing = bodies(Camera("side", 360, 360))
-CHOICES = ((-1.0,), (0.0,), (1.0,))
 
 
 def acrobot_discrete(horizon: int = 200) -> Env:

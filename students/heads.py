@@ -8,13 +8,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from gps.choice import Choice
+from gps.choice import Choice, Ranked
 from gps.gaussian import Gaussian
 from gps.mixture import Mixture
 from gps.squashed import Squashed
 from gps.types import Limits
 
-__all__ = ["Covariance", "Head", "choice_head", "gaussian_head", "mixture_head", "squashed_head"]
+__all__ = [
+    "Covariance",
+    "Head",
+    "choice_head",
+    "gaussian_head",
+    "mixture_head",
+    "ranked_head",
+    "squashed_head",
+]
 
 LOG_STD_FLOOR = -6.0
 """Keeps a likelihood fitted to a deterministic teacher finite: a standard deviation of 0.25 % of the
@@ -94,6 +102,12 @@ def choice_head(nu: int, choices: tuple[tuple[float, ...], ...], dtype: Any) -> 
     if controls.ndim != 2 or controls.shape[0] < 2 or controls.shape[1] != nu:
         raise ValueError(f"choices must be at least two controls of {nu} numbers, got shape {controls.shape}")
     return Head(len(choices), {}, lambda params, raw: Choice(raw, controls))
+
+
+def ranked_head(nu: int, choices: tuple[tuple[float, ...], ...], dtype: Any) -> Head:
+    """A value for each of `choices`, controls [nu]."""
+    head = choice_head(nu, choices, dtype)
+    return head._replace(distribution=lambda params, raw: Ranked(*head.distribution(params, raw)))
 
 
 @jax.custom_jvp

@@ -1,6 +1,7 @@
 """Students: a network, what it reads of an observation, and the distribution over actions that it means."""
 
 import difflib
+import itertools
 from typing import Any
 
 import jax
@@ -9,7 +10,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from gps.types import Limits, Student, Unroll
-from students.heads import Covariance, Head, choice_head, gaussian_head, mixture_head, squashed_head
+from students.heads import (
+    Covariance,
+    Head,
+    choice_head,
+    gaussian_head,
+    mixture_head,
+    ranked_head,
+    squashed_head,
+)
 from students.inputs import images, vector
 from students.networks import ACTIVATIONS, Layer, Memory, Network, dense, seeing
 from students.normalise import Moments, initial_moments, merge, normalise
@@ -21,6 +30,7 @@ __all__ = [
     "gru",
     "lstm",
     "mlp",
+    "ranked",
     "set_covariance",
     "spatial_softmax",
     "squashed",
@@ -172,11 +182,42 @@ def classifier(
     """
     _check(nu, hidden, "relu", "learned", (0.0, 0.0))
     head = choice_head(nu, choices, dtype)
-    low, high = (-np.inf, np.inf) if limits is None else limits
-    if np.any(np.asarray(choices) < low) or np.any(np.asarray(choices) > high):
-        raise ValueError(f"choices {choices} leave the limits of the controls, {low} to {high}")
+    _check_choices(choices, limits)
     net = seeing(tuple(layers), False, tuple(hidden), head.outputs, "relu", "none", 1, dtype)
     return _student(net, head, True, 0.0, dtype)
+
+
+def ranked(
+    nu: int,
+    limits: Limits,
+    choices: tuple[tuple[float, ...], ...] | None = None,
+    hidden: tuple[int, ...] = (128, 128),
+    activation: str = "relu",
+    dtype: Any = jnp.float32,
+) -> Student:
+    """A Q-function of a few controls, which acts on the best: the policy of DQN (Mnih et al. 2015).
+
+    Args:
+        nu: number of controls.
+        limits: of the controls, which the choices have to keep.
+        choices: the controls; None: low, middle and high of each, in all combinations.
+        hidden: widths of the hidden layers.
+        activation: a name in `ACTIVATIONS`.
+        dtype: of parameters and outputs.
+
+    Raises:
+        ValueError: for an unknown activation, limits that are not finite and no choices, or choices outside.
+    """
+    _check(nu, hidden, activation, "learned", (0.0, 0.0))
+    low, high = np.asarray(limits.low), np.asarray(limits.high)
+    if choices is None:
+        if not np.all(np.isfinite([low, high])):
+            raise ValueError(f"say which choices there are: limits {low} to {high} have no middle")
+        levels = np.stack([low, (low + high) / 2, high], axis=1)
+        choices = tuple(tuple(float(u) for u in one) for one in itertools.product(*levels))
+    _check_choices(choices, limits)
+    head = ranked_head(nu, choices, dtype)
+    return _student(dense(tuple(hidden), head.outputs, activation, dtype), head, False, 0.0, dtype)
 
 
 def dave2(nu: int, limits: Limits | None = None, log_std: float = -1.0, dtype: Any = jnp.float32) -> Student:
@@ -322,6 +363,12 @@ def _student(
         return network.initial_carry()
 
     return Student(init, initial_carry, apply, apply_sequence, observe_statistics, unroll)
+
+
+def _check_choices(choices: tuple[tuple[float, ...], ...], limits: Limits | None) -> None:
+    low, high = (-np.inf, np.inf) if limits is None else limits
+    if np.any(np.asarray(choices) < low) or np.any(np.asarray(choices) > high):
+        raise ValueError(f"choices {choices} leave the limits of the controls, {low} to {high}")
 
 
 def _recurrent(

@@ -69,6 +69,7 @@ ALGORITHM_NAMES = (
     "q_demo",
     "hybrid_pg",
     "hybrid_q",
+    "dqfd",
 )
 ALGORITHMS = {name: f"gps.algorithms.{name}:{name}" for name in ALGORITHM_NAMES}
 
@@ -82,7 +83,10 @@ TEACHERS = {
 PARTNERS = {"pigps": "local_pi2"}
 """The one that an algorithm is published with, where that is not the env's own."""
 
-STUDENTS: dict[str, str] = dict.fromkeys(("sac", "q_demo", "hybrid_q"), "students:squashed")
+STUDENTS: dict[str, str] = {
+    **dict.fromkeys(("sac", "q_demo", "hybrid_q"), "students:squashed"),
+    "dqfd": "students:ranked",
+}
 """The kind that an algorithm asks for, where the env's own will not do."""
 
 ENVS = {name: f"envs.{name}:{name}" for name in ENV_NAMES}

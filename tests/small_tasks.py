@@ -221,6 +221,6 @@ def plain(leaf):
 
 
 def same(a, b):
-    """Whether two trees hold the same bits."""
+    """Whether two trees hold the same numbers, NaN in the same places."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return all(np.array_equal(plain(x), plain(y)) for x, y in pairs)
+    return all(np.array_equal(plain(x), plain(y), equal_nan=True) for x, y in pairs)

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from gps import recordings
 from gps.dataset import single
 from gps.episodes import Steps, episodes, teacher_drives, teacher_shakes
 from gps.labels import as_dataset
 from gps.placement import cpu_jit
+from gps.recordings import Recording, as_labels, first
 from gps.replay import Transition
 from gps.types import Dataset, Env, Teacher
 
@@ -32,17 +34,19 @@ class Demonstrations(NamedTuple):
 
 
 def demonstrations(
-    env: Env, make_teacher: Callable[[Env], Teacher], count: int, noise: float = 0.0
+    env: Env, make_teacher: Callable[[Env], Teacher] | Recording, count: int, noise: float = 0.0
 ) -> Callable[[Key[Array, ""]], Demonstrations]:
-    """Key → `count` whole episodes of the teacher, whose hand shakes.
+    """Key → `count` whole episodes of the teacher, whose hand shakes; or the first ones that were recorded.
 
     `noise` is the standard deviation of what is added to its controls, in half-ranges of the limits. The
     labels are what it wanted: they show how to get back (Laskey et al. 2017).
 
     Raises:
         ValueError: none, or episodes of a single step, or noise that is negative, not finite, or without
-            limits to be measured by.
+            limits to be measured by; a recording of another task, or noise on it.
     """
+    if isinstance(make_teacher, Recording):
+        return _recorded(env, first(make_teacher, count), noise)
     if count < 1 or env.horizon < 2:
         raise ValueError(f"demonstrations need an episode of two steps, got {count} of {env.horizon}")
     cov = shaking(env, noise)
@@ -58,6 +62,15 @@ def demonstrations(
         return Demonstrations(labels, as_transitions(steps), returns, jnp.sum(steps.alive, dtype=jnp.int32))
 
     return record
+
+
+def _recorded(env: Env, recording: Recording, noise: float) -> Callable[[Key[Array, ""]], Demonstrations]:
+    if noise:
+        raise ValueError(f"what was recorded cannot be shown again with noise: leave noise 0, got {noise}")
+    labels, transitions = as_labels(recording, env), recordings.as_transitions(recording, env)
+    returns = jnp.asarray([np.sum(recording.reward[i, :n]) for i, n in enumerate(recording.length)])
+    shown = Demonstrations(labels, transitions, returns, jnp.int32(np.sum(recording.length)))
+    return lambda key: shown
 
 
 def shaking(env: Env, noise: float) -> Float[np.ndarray, "nu nu"]:

@@ -26,6 +26,7 @@ from teachers.pi2 import local_pi2
 from teachers.pilqr import local_pilqr
 from teachers.planner import Planner, Solution, SolveStatus, Trace
 from teachers.predictive_sampling import predictive_sampling
+from teachers.recorded import recorded
 from teachers.shooting import multiple_shooting
 from teachers.tilt import temper, tilt
 
@@ -53,6 +54,7 @@ __all__ = [
     "mppi",
     "multiple_shooting",
     "predictive_sampling",
+    "recorded",
     "spline",
     "temper",
     "tilt",

@@ -12,6 +12,7 @@ from jaxtyping import Array, Int, PyTree
 from gps.algorithms.likelihoods import log_probs
 from gps.algorithms.on_policy import Batch, Improve, Settings, on_policy
 from gps.algorithms.pretrain_finetune import imitated
+from gps.recordings import Recording
 from gps.types import Algorithm, Dataset, Env, Limits, Student, Teacher
 from students.losses import LossName
 
@@ -35,7 +36,7 @@ class Natural(NamedTuple):
 
 def hybrid_pg(
     env: Env,
-    make_teacher: Callable[[Env], Teacher],
+    make_teacher: Callable[[Env], Teacher] | Recording,
     student: Student,
     *,
     demonstrations: int = 20,
@@ -61,7 +62,7 @@ def hybrid_pg(
 
     Args:
         env: the task.
-        make_teacher: Env → Teacher, who shows whole episodes.
+        make_teacher: Env → Teacher, who shows whole episodes; or what was recorded (`gps.recordings`).
         student: the policy, without memory.
         demonstrations: episodes that are shown.
         noise: of the hand that shows them, in half-ranges of the limits.

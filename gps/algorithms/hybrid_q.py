@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from gps.algorithms.off_policy import Settings, off_policy
 from gps.demonstrations import demonstrations as record
+from gps.recordings import Recording
 from gps.types import Algorithm, Env, Student, Teacher
 
 __all__ = ["hybrid_q"]
@@ -11,7 +12,7 @@ __all__ = ["hybrid_q"]
 
 def hybrid_q(
     env: Env,
-    make_teacher: Callable[[Env], Teacher],
+    make_teacher: Callable[[Env], Teacher] | Recording,
     student: Student,
     *,
     demonstrations: int = 20,
@@ -36,7 +37,7 @@ def hybrid_q(
 
     Args:
         env: the task; its limits are finite.
-        make_teacher: Env → Teacher, who shows whole episodes.
+        make_teacher: Env → Teacher, who shows whole episodes; or what was recorded (`gps.recordings`).
         student: a `students.squashed`.
         demonstrations: episodes that are shown.
         noise: of the hand that shows them, in half-ranges of the limits.

@@ -10,6 +10,7 @@ from gps.algorithms.on_policy import Settings, Taught, on_policy
 from gps.algorithms.ppo import Clipped, clipped
 from gps.demonstrations import demonstrations as record
 from gps.placement import student_jit
+from gps.recordings import Recording
 from gps.types import Algorithm, Env, Student, Teacher
 from students.fit import adam, fit
 from students.losses import LossName, named
@@ -19,7 +20,7 @@ __all__ = ["imitated", "pretrain_finetune"]
 
 def pretrain_finetune(
     env: Env,
-    make_teacher: Callable[[Env], Teacher],
+    make_teacher: Callable[[Env], Teacher] | Recording,
     student: Student,
     *,
     demonstrations: int = 20,
@@ -51,7 +52,7 @@ def pretrain_finetune(
 
     Args:
         env: the task.
-        make_teacher: Env → Teacher, who shows whole episodes.
+        make_teacher: Env → Teacher, who shows whole episodes; or what was recorded (`gps.recordings`).
         student: the policy, of any kind that `fit` teaches and whose distribution has a density.
         demonstrations: episodes that are shown.
         noise: of the hand that shows them, in half-ranges of the limits.
@@ -97,7 +98,7 @@ def pretrain_finetune(
 
 def imitated(
     env: Env,
-    make_teacher: Callable[[Env], Teacher],
+    make_teacher: Callable[[Env], Teacher] | Recording,
     student: Student,
     count: int,
     noise: float,

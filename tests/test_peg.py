@@ -15,10 +15,12 @@ from envs.blind_peg import blind_peg
 from envs.mjcf import load_model
 from envs.obstacle import obstacle
 from envs.peg import peg
+from envs.peg_sparse import peg_sparse
 from gps.linalg import cholesky
 from gps.rollout import observations, open_loop, student_rollout
 from gps.types import Status
 from students.policies import mlp
+from teachers.ilqr import ilqr
 
 REACHED = np.array([0.9478, 0.3667, -2.2197, -1.2778, 1.8476, -0.7681, -0.3862])
 """Joint angles, by inverse kinematics, with the peg at the bottom of a hole in its usual place."""
@@ -137,6 +139,22 @@ def test_obstacle_is_a_gate_and_a_wall_with_two_ways_round():
     assert float(passed.xs[:, 0].max()) > 2.5
 
 
+def test_the_sparse_peg_is_the_peg_with_a_reward_for_being_in():
+    offset = jnp.array([0.015, -0.01])
+    sparse, dense = peg_sparse(horizon=12).bind(offset), peg(0.02, 12).bind(offset)
+    x, u = dense.init(jax.random.key(0)), jnp.full(7, 0.3)
+    np.testing.assert_array_equal(sparse.step(x, u)[0], dense.step(x, u)[0])
+    look = [env.observer.observe(None, (), x, env.sense(x, u), u)[0] for env in (sparse, dense)]
+    np.testing.assert_array_equal(*look)
+    assert float(sparse.reward(x, u, x)) == 0
+    into = ilqr(sparse.planning, 40, iterations=60)
+    found, _ = jax.jit(into.solve)(x, jnp.zeros((40, 7)))
+    rewards = jax.vmap(lambda x: sparse.reward(x, u, x))(found.trajectory.xs)
+    tips = jax.vmap(lambda x: dense.metrics(x, u)["distance"])(found.trajectory.xs)
+    np.testing.assert_array_equal(rewards > 0, tips <= 0.03)
+    assert rewards[-1] == 1 > rewards[0]
+
+
 def test_a_students_rollout_is_the_loop_of_its_parts_and_is_seen_again_from_the_states():
     env = blind_peg(horizon=12)
     student = mlp(7, hidden=(16,), covariance="labels", dtype=jnp.float64, limits=env.limits)
@@ -144,7 +162,7 @@ def test_a_students_rollout_is_the_loop_of_its_parts_and_is_seen_again_from_the_
     x0 = env.init(jax.random.key(0))
     run = jax.jit(student_rollout(env, student))
     path, obs, drawn = run(jax.random.key(2), variables, x0, 0.0)
-    np.testing.assert_array_equal(jnp.clip(drawn, *env.limits), path.us)
+    np.testing.assert_array_equal(np.clip(drawn, *env.limits), path.us)
     x = x0
     for t in range(12):
         dist, _ = student.apply(variables, x, ())
@@ -157,6 +175,6 @@ def test_a_students_rollout_is_the_loop_of_its_parts_and_is_seen_again_from_the_
     cov = student.apply(variables, x0, ())[0].cov
     np.testing.assert_allclose(first.T @ first / 4000, cov, atol=0.1 * float(cov[0, 0]))
     broken = jax.tree.map(lambda leaf: leaf * jnp.nan, variables[0]["network"]), variables[1]
-    lost, _ = run(jax.random.key(2), ({**variables[0], "network": broken[0]}, variables[1]), x0, 0.0)
+    lost, *_ = run(jax.random.key(2), ({**variables[0], "network": broken[0]}, variables[1]), x0, 0.0)
     assert int(lost.status) == Status.DIVERGED and np.all(np.isfinite(lost.xs))
     assert np.all(np.isfinite(cholesky(cov)))

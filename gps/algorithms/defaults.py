@@ -24,6 +24,7 @@ ENVS = (
     "cartpole_sparse",
     "point_maze",
     "acrobot_discrete",
+    "peg_sparse",
     "reacher",
     "quadrotor_forest",
     "quadrotor_depth",

@@ -103,6 +103,7 @@ DRAWINGS = {
     "cartpole_pixels": "envs.sights:sights",
     "peg_images": "envs.sights:sights",
     "peg": "envs.sticks:peg",
+    "peg_sparse": "envs.sticks:peg",
     "blind_peg": "envs.sticks:peg",
     "swimmer": "envs.sticks:swimmer",
     "quadrotor_forest": "envs.draw:forest_flight",

@@ -4,6 +4,8 @@ imitation needs an older gymnasium than ours: its lines are measured in an envir
 `benchmarks.beside_imitation`; elsewhere they are left as they were.
 """
 
+from typing import Any
+
 import jax
 
 import students
@@ -32,7 +34,7 @@ def ppo_on_halfcheetah(fast: bool) -> list[Row]:
     key, rounds = jax.random.key(SEED), 1 if fast else ITERATIONS
     state, _ = algorithm.step(key, algorithm.init(key))
 
-    def learn() -> jax.Array:
+    def learn() -> Any:
         now = state
         for i in range(rounds):
             now, _ = algorithm.step(jax.random.fold_in(key, i), now)
@@ -40,7 +42,7 @@ def ppo_on_halfcheetah(fast: bool) -> list[Row]:
 
     gather = cpu_jit(collector(env, student, student_samples, length).run)
 
-    def collect() -> jax.Array:
+    def collect() -> Any:
         running = state.running
         for i in range(rounds):
             running, *_ = gather(jax.random.fold_in(key, i), running, state.variables, ())

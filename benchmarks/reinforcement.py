@@ -31,8 +31,8 @@ TASKS: dict[str, Callable[[], Env]] = {
     "HalfCheetah": lambda: from_gymnasium("HalfCheetah-v5"),
 }
 METHODS = ("ppo", "sac")
-PPO = {"num_worlds": 32, "num_steps": 64, "epochs": 10, "parts": 32}
-SAC = {"layer_norm": True, "critic_hidden": (128, 128)}
+PPO: dict[str, Any] = {"num_worlds": 32, "num_steps": 64, "epochs": 10, "parts": 32}
+SAC: dict[str, Any] = {"layer_norm": True, "critic_hidden": (128, 128)}
 
 
 class Course(NamedTuple):
@@ -64,12 +64,14 @@ def scene(task: str, method: str, fast: bool) -> tuple[Env, Student, Algorithm, 
         env = env._replace(horizon=20)
     if method == "ppo":
         student = students.mlp(env.nu, course.hidden, limits=env.limits)
-        budget = course.budget | {"iterations": course.iterations}
+        budget: dict[str, Any] = course.budget | {"iterations": course.iterations}
         budget |= {"num_worlds": 4, "num_steps": 16, "parts": 2, "critic_updates": 2} if fast else {}
         algorithm = ppo(env, None, student, test_worlds=0, **budget)
     else:
         student = students.squashed(env.nu, env.limits, (8, 8) if fast else course.hidden)
-        budget = course.budget | ({"num_steps": 8, "warm_up": 64, "batch_size": 16} if fast else {})
+        budget: dict[str, Any] = course.budget | (
+            {"num_steps": 8, "warm_up": 64, "batch_size": 16} if fast else {}
+        )
         algorithm = sac(env, None, student, test_worlds=0, **budget)
     return env, student, algorithm, cpu_jit(evaluate(env, student=student))
 

@@ -31,9 +31,9 @@ from gps.types import Action, Env, Gaussian, Student, Teacher
 SEEDS, EXPERT, UNSEEN, WORLDS = (0, 1, 2, 3, 4), 10, 1000, 20
 SCRIPTS = [Path(__file__), Path(families.__file__)]
 METHODS = {"BC": bc, "DAgger": dagger}
-BUDGET = {"iterations": 10, "num_worlds": 2, "num_steps": 100, "updates": 1000, "loss": "mse"}
+BUDGET: dict[str, Any] = {"iterations": 10, "num_worlds": 2, "num_steps": 100, "updates": 1000, "loss": "mse"}
 """Of a student: 2000 labels, two episodes' worth."""
-PPO = {"iterations": 400, "num_worlds": 32, "num_steps": 64, "epochs": 10, "parts": 32}
+PPO: dict[str, Any] = {"iterations": 400, "num_worlds": 32, "num_steps": 64, "epochs": 10, "parts": 32}
 
 
 class Scene(NamedTuple):
@@ -53,7 +53,9 @@ def scene(task: str, fast: bool) -> Scene:
     if fast:
         env = env._replace(horizon=20)
     student = students.mlp(env.nu, (64, 64), limits=env.limits)
-    budget = PPO | ({"iterations": 1, "num_worlds": 2, "num_steps": 8, "parts": 2} if fast else {})
+    budget: dict[str, Any] = PPO | (
+        {"iterations": 1, "num_worlds": 2, "num_steps": 8, "parts": 2} if fast else {}
+    )
     algorithm = ppo(env, None, student, test_worlds=0, **budget)
     init_key, run_key = jax.random.split(jax.random.key(EXPERT))
     state = algorithm.init(init_key)

@@ -37,7 +37,7 @@ class Clipped(NamedTuple):
 
 def ppo(
     env: Env,
-    make_teacher: Callable[[Env], Teacher],
+    make_teacher: Callable[[Env], Teacher] | None,
     student: Student,
     *,
     iterations: int = 100,

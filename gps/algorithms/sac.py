@@ -10,7 +10,7 @@ __all__ = ["sac"]
 
 def sac(
     env: Env,
-    make_teacher: Callable[[Env], Teacher],
+    make_teacher: Callable[[Env], Teacher] | None,
     student: Student,
     *,
     num_worlds: int = 8,

@@ -16,10 +16,12 @@ def draw(
     (N P_i)^−β, N the rows of positive priority, divided by the largest of those drawn, undo with β = 1 that
     some rows are drawn more often. Rows of priority 0 are never drawn; there has to be another.
     """
-    reach = jnp.cumsum(priority)
+    reach = jax.lax.cummax(
+        jnp.where(priority > 0, jnp.cumsum(priority), 0)
+    )  # rounding lets nothing in between
     share = (jnp.arange(count) + jax.random.uniform(key, (count,))) / count
     last = jnp.max(jnp.where(priority > 0, jnp.arange(priority.shape[0]), 0))
     slots = jnp.minimum(jnp.searchsorted(reach, share.astype(reach.dtype) * reach[-1], side="right"), last)
     chance = priority[slots] / reach[-1] * jnp.sum(priority > 0)
-    log_weight = -beta * jnp.log(chance)
+    log_weight = -beta * jnp.log(jnp.where(chance > 0, chance, 1))
     return slots.astype(jnp.int32), jnp.exp(log_weight - jnp.max(log_weight))

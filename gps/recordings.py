@@ -20,7 +20,17 @@ from gps.replay import Transition
 from gps.rollout import first_observation
 from gps.types import Dataset, Env
 
-__all__ = ["Recording", "as_labels", "as_transitions", "check", "first", "from_hdf5", "from_minari", "stack"]
+__all__ = [
+    "Recording",
+    "as_labels",
+    "as_transitions",
+    "check",
+    "first",
+    "from_hdf5",
+    "from_minari",
+    "is_there",
+    "stack",
+]
 
 
 class Recording(NamedTuple):
@@ -118,7 +128,7 @@ def stack(episodes: Sequence[Mapping[str, Any]], source: str = "the recording") 
 
     def pad(path: tuple, *leaves: Any) -> np.ndarray:
         rows = [np.asarray(leaf) for leaf in leaves]
-        if len({(row.shape[1:], row.dtype) for row in rows}) > 1:
+        if len({row.shape[1:] for row in rows}) > 1:
             shapes = ", ".join(sorted({str(row.shape[1:]) for row in rows}))
             raise ValueError(f"{source}{jax.tree_util.keystr(path)}: episodes differ in shape, {shapes}")
         extra: list[Any] = [(0, longest - length) for length in lengths]
@@ -126,6 +136,8 @@ def stack(episodes: Sequence[Mapping[str, Any]], source: str = "the recording") 
             [np.pad(row, [n] + [(0, 0)] * (row.ndim - 1)) for row, n in zip(rows, extra, strict=True)]
         )
 
+    if len({jax.tree.structure(part) for part in parts}) > 1:
+        raise ValueError(f"{source}: the observations of its episodes have different parts")
     obs, action, reward, x = jax.tree_util.tree_map_with_path(pad, *parts)
     ends = np.asarray([bool(episode["terminated"]) for episode in episodes])
     return Recording(obs, action, reward, np.asarray(lengths), ends, x)
@@ -172,10 +184,22 @@ def check(recording: Recording, env: Env) -> None:
         raise ValueError(
             f"{env.name} has states of {env.nx} numbers, the recording {recording.states.shape[2:]}"
         )
-    for name, rows in (("actions", recording.action), ("rewards", recording.reward)):
-        there = _there(recording).reshape(*rows.shape[:2], *[1] * (rows.ndim - 2))
-        if not np.all(np.isfinite(np.where(there, rows, 0))):
-            raise ValueError(f"the recording has {name} that are not finite")
+    T = recording.reward.shape[1]
+    parts = {"actions": recording.action, "rewards": recording.reward}
+    parts |= {"observations": recording.obs, "states": recording.states}
+    for name, tree in parts.items():
+        for rows in jax.tree.leaves(tree):
+            there = np.arange(rows.shape[1])[None] < (recording.length + rows.shape[1] - T)[:, None]
+            mask = there.reshape(*rows.shape[:2], *[1] * (rows.ndim - 2))
+            if not np.all(np.isfinite(np.where(mask, rows, 0))):
+                raise ValueError(f"the recording has {name} that are not finite")
+    done = recording.action[is_there(recording)]
+    low, high = (np.asarray(side) for side in env.limits)
+    if np.any(done < low - 1e-6 * np.abs(low)) or np.any(done > high + 1e-6 * np.abs(high)):
+        raise ValueError(
+            f"{env.name} has controls from {low} to {high}, the recording from {done.min(axis=0)} to "
+            f"{done.max(axis=0)}"
+        )
 
 
 def as_labels(recording: Recording, env: Env) -> Dataset:
@@ -215,7 +239,7 @@ def as_labels(recording: Recording, env: Env) -> Dataset:
 def as_transitions(recording: Recording, env: Env) -> Transition:
     """Rows of all steps, also the last of an episode that was cut: what came next is recorded."""
     check(recording, env)
-    rows = np.nonzero(_there(recording))
+    rows = np.nonzero(is_there(recording))
     last = rows[1] == recording.length[rows[0]] - 1
     obs, following = (
         jax.tree.map(lambda leaf, s=s: jnp.asarray(leaf[rows[0], rows[1] + s]), recording.obs) for s in (0, 1)
@@ -229,6 +253,11 @@ def as_transitions(recording: Recording, env: Env) -> Transition:
             jnp.asarray(last & recording.terminated[rows[0]]),
         )
     )
+
+
+def is_there(recording: Recording) -> Bool[np.ndarray, "E T"]:
+    """Which steps are of an episode."""
+    return np.arange(recording.reward.shape[1])[None] < recording.length[:, None]
 
 
 # ------------------------------------------------------------------------------------- internals
@@ -252,14 +281,10 @@ def _length(source: str, i: int, obs: PyTree, action: Any, reward: Any, states: 
         raise ValueError(
             f"{source}, episode {i}: actions must be [T, nu] with T at least 1, got {np.shape(action)}"
         )
-    lengths = {np.shape(leaf)[0] for leaf in jax.tree.leaves((obs, states))}
+    lengths = {(*np.shape(leaf), 0)[0] for leaf in jax.tree.leaves((obs, states))}
     if lengths != {T + 1} or np.shape(reward) != (T,):
         raise ValueError(
             f"{source}, episode {i}: {T} actions need {T + 1} observations and states and {T} rewards, got "
             f"{sorted(lengths)} and {np.shape(reward)}"
         )
     return T
-
-
-def _there(recording: Recording) -> Bool[np.ndarray, "E T"]:
-    return np.arange(recording.reward.shape[1])[None] < recording.length[:, None]

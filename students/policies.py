@@ -213,10 +213,12 @@ def ranked(
     if choices is None:
         if not np.all(np.isfinite([low, high])):
             raise ValueError(f"say which choices there are: limits {low} to {high} have no middle")
+        if 3**nu > 1000:
+            raise ValueError(f"{nu} controls have too many combinations to choose from: say which, choices=")
         levels = np.stack([low, (low + high) / 2, high], axis=1)
         choices = tuple(tuple(float(u) for u in one) for one in itertools.product(*levels))
-    _check_choices(choices, limits)
     head = ranked_head(nu, choices, dtype)
+    _check_choices(choices, limits)
     return _student(dense(tuple(hidden), head.outputs, activation, dtype), head, False, 0.0, dtype)
 
 
@@ -367,7 +369,7 @@ def _student(
 
 def _check_choices(choices: tuple[tuple[float, ...], ...], limits: Limits | None) -> None:
     low, high = (-np.inf, np.inf) if limits is None else limits
-    if np.any(np.asarray(choices) < low) or np.any(np.asarray(choices) > high):
+    if not np.all((np.asarray(choices) >= low) & (np.asarray(choices) <= high)):
         raise ValueError(f"choices {choices} leave the limits of the controls, {low} to {high}")
 
 

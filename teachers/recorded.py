@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from gps.gaussian import Gaussian
-from gps.recordings import Recording, check
+from gps.recordings import Recording, check, is_there
 from gps.types import Action, Env, Teacher
 
 __all__ = ["recorded"]
@@ -36,7 +36,7 @@ def recorded(
     check(recording, env)
     if recording.states is None:
         raise ValueError("this recording has no physics states: nobody can say what was done where")
-    there = np.arange(recording.reward.shape[1])[None] < recording.length[:, None]
+    there = is_there(recording)
     if not (tolerance > 0 and std > 0 and 1 <= nearest <= there.sum()):
         raise ValueError(
             f"expected tolerance and std > 0 and 1 <= nearest <= {there.sum()}, got {tolerance}, {std} and "
@@ -45,7 +45,7 @@ def recorded(
     xs, us = jnp.asarray(recording.states[:, :-1][there]), jnp.asarray(recording.action[there])
     away = jax.vmap(env.minus, (0, None))(xs, xs[0])
     spread = jnp.std(away, axis=0)
-    scale = jnp.where(spread > 1e-9 * jnp.max(spread), spread, 1)
+    scale = jnp.where(spread > 10 * jnp.finfo(xs.dtype).eps * jnp.max(spread), spread, 1)  # else constant
     half = (np.asarray(env.limits.high) - np.asarray(env.limits.low)) / 2
     cov = jnp.diag(jnp.asarray((std * np.where(np.isfinite(half), half, 1)) ** 2))
     precision = jnp.diag(1 / jnp.diag(cov))

@@ -1,6 +1,6 @@
 """Q-learning from demonstrations: what comes of a step, which rows are drawn, what the margin does."""
 
-from functools import cache
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,25 @@ def test_rows_are_drawn_by_priority_and_weighed_by_its_inverse():
     np.testing.assert_allclose(weight, (chance / chance.min(axis=1, keepdims=True)) ** -0.5, rtol=1e-6)
     every = jax.vmap(lambda key: draw(key, priority, 8, 1.0)[0])(jax.random.split(KEY, 100))
     assert np.all(np.sum(np.asarray(every) == 4, axis=1) == 4), "one from each equal share of the total"
+
+
+def test_rows_without_priority_are_never_drawn_however_rounding_goes():
+    rng = np.random.default_rng(0)
+    priority = np.where(rng.uniform(size=20_000) < 0.3, 0, rng.uniform(0.5, 1, size=20_000)).astype(
+        np.float32
+    )
+    drawn = jax.jit(jax.vmap(lambda key: draw(key, jnp.asarray(priority), 256, 0.6)))
+    slots, weight = drawn(jax.random.split(KEY, 2000))
+    assert np.all(priority[slots] > 0) and np.all(np.isfinite(weight))
+
+
+def test_what_a_teacher_disowns_is_not_held_up_as_an_example():
+    unsure = partial(tasks.road_teacher, disowned=0.05)
+    state = dqfd(ENV, unsure, STUDENT, **BUDGET | {"pretrain_updates": 0}).init(KEY)
+    shown = np.asarray(state.known[:80])
+    off = np.abs(np.asarray(state.rows.obs[:80, 0])) > 0.05
+    assert 0 < np.sum(shown & off) < shown.sum()
+    np.testing.assert_array_equal(np.asarray(state.meant[:80]), shown & ~off)
 
 
 def test_a_far_return_is_the_sum_of_what_follows_within_the_episode():
@@ -140,5 +159,11 @@ def test_students_that_do_not_choose():
         dqfd(ENV, tasks.road_teacher, students.mlp(1), **BUDGET).init(KEY)
     with pytest.raises(ValueError, match="leave the limits"):
         students.ranked(1, Limits(-np.ones(1), np.ones(1)), choices=((-2.0,), (0.0,)))
+    with pytest.raises(ValueError, match="an episode of two steps, road has 1"):
+        dqfd(ENV._replace(horizon=1), tasks.road_teacher, STUDENT, **BUDGET)
+    with pytest.raises(ValueError, match="too many combinations"):
+        students.ranked(17, Limits(-np.ones(17), np.ones(17)))
+    with pytest.raises(ValueError, match="two controls of 3 numbers"):
+        students.ranked(3, Limits(-np.ones(3), np.ones(3)), choices=((0.0, 0.0), (1.0, 1.0)))
     with pytest.raises(ValueError, match="have no middle"):
         students.ranked(1, Limits(np.array([-np.inf]), np.array([np.inf])))

@@ -186,6 +186,21 @@ def test_files_that_lack_something(tmp_path, changes, message):
         recordings.from_hdf5(broken(tmp_path / "shown.hdf5", **changes))
 
 
+def test_episodes_of_different_parts():
+    one = {
+        "observations": np.zeros((4, 2)),
+        "actions": np.zeros((3, 1)),
+        "rewards": np.zeros(3),
+        "terminated": False,
+    }
+    with pytest.raises(ValueError, match="observations of its episodes have different parts"):
+        recordings.stack([one, one | {"observations": {"a": np.zeros((4, 2))}}])
+    with pytest.raises(ValueError, match="episodes differ in shape"):
+        recordings.stack([one, one | {"observations": np.zeros((4, 3))}])
+    single = one | {"observations": np.zeros((4, 2), np.float32)}
+    assert recordings.stack([one, single]).obs.shape == (2, 4, 2)
+
+
 def test_files_without_episodes(tmp_path):
     with h5py.File(tmp_path / "empty.hdf5", "w"):
         pass
@@ -203,6 +218,9 @@ def test_files_without_episodes(tmp_path):
         (made()._replace(states=np.zeros((2, 6, 5))), r"states of 2 numbers, the recording \(5,\)"),
         (made()._replace(obs={"a": np.zeros((2, 6, 2))}), "point has observations PyTreeDef"),
         (made()._replace(reward=np.full((2, 5), np.nan)), "rewards that are not finite"),
+        (made()._replace(obs=np.full((2, 6, 2), np.nan)), "observations that are not finite"),
+        (made()._replace(states=np.full((2, 6, 2), np.inf)), "states that are not finite"),
+        (made()._replace(action=np.full((2, 5, 1), 50.0)), "controls from .* the recording from"),
     ],
 )
 def test_recordings_of_another_task(recording, message):

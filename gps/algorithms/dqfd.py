@@ -47,9 +47,11 @@ class DQfDState(NamedTuple):
     target: PyTree
     """Parameters of late."""
     unit: Float[Array, ""]
-    """Standard deviation of the demonstrated returns: values are in this unit."""
+    """Standard deviation of the discounted returns from every demonstrated step on: values are in this."""
     rows: Row
     """The demonstrations, which stay, and then a ring of its own steps."""
+    meant: Bool[Array, " N"]
+    """Whether somebody showed it who stands by it."""
     error: Float[Array, " N"]
     """|δ| when a row was last learned from; a new row's is the largest so far."""
     known: Bool[Array, " N"]
@@ -123,6 +125,8 @@ def dqfd(
     Raises:
         ValueError: settings that cannot work, or a student that does not choose.
     """
+    if env.horizon < 2:
+        raise ValueError(f"demonstrations need an episode of two steps, {env.name} has {env.horizon}")
     _check(
         {"demonstrations": demonstrations, "n": n, "num_worlds": num_worlds, "num_steps": num_steps}
         | {"batch_size": batch_size, "capacity": capacity - num_worlds * num_steps + 1},
@@ -145,7 +149,7 @@ def dqfd(
         """One update."""
         priority = jnp.where(state.known, (state.error + floor) ** alpha, 0)
         slots, weight = draw(key, priority, batch_size, beta)
-        rows, taught = jax.tree.map(lambda leaf: leaf[slots], state.rows), slots < shown
+        rows, taught = jax.tree.map(lambda leaf: leaf[slots], state.rows), state.meant[slots]
         params, statistics = state.variables
 
         def wanted(reward: Array, discount: Array, obs: PyTree) -> Array:
@@ -188,8 +192,8 @@ def dqfd(
         student_key, world_key, row_key, show_key, learn_key = jax.random.split(key, 5)
         bound = env.bind(env.sample_context(row_key))
         variables = student.init(student_key, first_observation(row_key, bound, bound.init(row_key)))
-        rows, known, spent = show(show_key, variables)
-        seen = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (rows, known))
+        rows, known, meant, spent = show(show_key, variables)
+        seen = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), (rows, known, known & meant))
         params, statistics = student.observe_statistics(variables, seen[0].obs, seen[1].astype(jnp.float32))
 
         def room(leaf: Array) -> Array:
@@ -202,6 +206,7 @@ def dqfd(
             params,
             _unit(rows, known, discount),
             jax.tree.map(room, seen[0]),
+            room(seen[2]),
             jnp.ones(shown + capacity, jnp.float32),
             room(seen[1]),
             zero,
@@ -211,8 +216,8 @@ def dqfd(
         )
         return several(learn_key, state, pretrain_updates)[0] if pretrain_updates else state
 
-    def show(key: Array, variables: PyTree) -> tuple[Row, Bool[Array, "T W"], Int[Array, ""]]:
-        """The demonstrations [T, W], which of the rows there are, and the control steps that they took."""
+    def show(key: Array, variables: PyTree) -> tuple[Row, Array, Array, Int[Array, ""]]:
+        """Demonstrations [T, W], which rows there are, which the teacher stands by, control steps taken."""
         controls = _controls(student, variables, env)
         run = episodes(env, _chooses(controls), env.horizon, make_teacher=make_teacher, replace=False)
         steps = run(jax.random.split(key, demonstrations), (), ())
@@ -223,7 +228,9 @@ def dqfd(
         following = jax.tree.map(lambda leaf: jnp.concatenate([leaf[1:], leaf[-1:]]), obs)
         choice = jax.vmap(jax.vmap(lambda u: nearest(controls, u.astype(controls.dtype))))(steps.u)
         rows = look_ahead(obs, choice, single(steps.reward), following, steps.failed, last, (n, discount))
-        return rows, known, jnp.sum(steps.alive, dtype=jnp.int32)
+        assert steps.action is not None, "a teacher drove"
+        meant = steps.action.status == 0
+        return rows, known, meant, jnp.sum(steps.alive, dtype=jnp.int32)
 
     @cpu_fit_jit
     def iterate(key: Array, state: DQfDState) -> tuple[DQfDState, dict[str, Array]]:
@@ -307,7 +314,7 @@ def _unit(rows: Row, known: Bool[Array, "T W"], discount: float) -> Array:
 
     returns = jax.lax.scan(back, jnp.zeros_like(rows.reward[0]), (rows.reward, known), reverse=True)[1]
     spread = jnp.std(returns, where=known)
-    return jnp.where(spread > 0, spread, 1)
+    return jnp.where(spread > 1e-6 * jnp.max(jnp.abs(returns)), spread, 1)
 
 
 def _controls(student: Student, variables: PyTree, env: Env) -> Float[Array, "K nu"]:
@@ -333,6 +340,7 @@ def _chooses(controls: Float[Array, "K nu"]) -> Drive:
     def drive(key: Array, settings: PyTree, action: Action, dist: None, env: Env) -> tuple:
         wanted = action.dist.mean
         u = controls[nearest(controls, wanted.astype(controls.dtype))].astype(wanted.dtype)
+        u = jnp.where(jnp.all(jnp.isfinite(wanted)), u, wanted)  # a failure, as everywhere
         return u, jnp.zeros((), u.dtype), jnp.int32(TEACHER)
 
     return drive

@@ -8,14 +8,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from gps.algorithms.importance_search import Begun, Guides, Paths, SearchPlan, as_paths, importance_search
+from gps.algorithms.likelihoods import distribution
 from gps.algorithms.mdgps import check_epsilon
-from gps.algorithms.phases import batched, improve_near, student_controller, trials
+from gps.algorithms.phases import Linearisation, batched, improve_near, student_controller, trials
 from gps.conditions import Conditions, training_conditions
 from gps.importance import controller_log_probs
 from gps.linalg import cholesky
 from gps.placement import cpu_jit
 from gps.rollout import observations, student_rollout
-from gps.types import Algorithm, Env, KLTerm, LinearGaussian, LocalTeacher, Student, Trajectory
+from gps.types import (
+    Algorithm,
+    Env,
+    Gaussian,
+    KLTerm,
+    LinearGaussian,
+    LocalTeacher,
+    Status,
+    Student,
+    Trajectory,
+)
 
 __all__ = ["gps2013"]
 
@@ -80,11 +91,21 @@ def gps2013(
             "expected guide_iterations and samples >= 1, test_conditions and price >= 0, got "
             f"{guide_iterations}, {samples}, {test_conditions} and {price}"
         )
+    if adaptive and samples < 2:
+        raise ValueError("guides that follow the student need samples >= 2: a nat's price is in their spread")
+    if distribution(env, student) is not Gaussian:
+        raise ValueError(
+            f"gps2013 needs a student with a Gaussian, this one has a {distribution(env, student).__name__}"
+        )
     if conditions is None and env.conditions is None:
         training_conditions(env, jax.random.key(0), None)
     bound = jnp.asarray(epsilon * env.horizon)
+    linearisation: Linearisation = "exact" if student.unroll is None else "regression"
     drawn = drawn_by(env, samples)
     tried = cpu_jit(trials(env, make_teacher, student, test_conditions))
+
+    def counted(rollouts: int) -> tuple[Array, Array]:
+        return jnp.int32(rollouts), jnp.int32(rollouts * env.horizon)
 
     def begin(key: Key[Array, ""]) -> Begun:
         condition_key, guide_key = jax.random.split(key)
@@ -105,7 +126,7 @@ def gps2013(
             now = teacher.controller(local)
             rollouts, paths = drawn(here, draw_key, now, x0)
             local, _ = teacher.learn(learn_key, local, rollouts)
-            unit = jnp.std(jnp.sum(rollouts.costs, axis=1))
+            unit = jnp.std(jnp.sum(paths.reward, axis=1)).astype(x0.dtype)
             guides = jax.tree.map(lambda leaf: jnp.stack([leaf] * (2 if adaptive else 1)), now)
             return Guide(local, guides, rollouts, unit), paths
 
@@ -115,7 +136,7 @@ def gps2013(
         paths = jax.tree.map(lambda leaf: leaf[:, None], paths)
         if adaptive:  # its first samples are drawn in the first iteration
             paths = jax.tree.map(lambda leaf: jnp.concatenate([leaf, jnp.zeros_like(leaf)], axis=1), paths)
-        return Begun((starts, found), paths, jnp.int32(M * samples * (guide_iterations + 1)))
+        return Begun((starts, found), paths, *counted(M * samples * (guide_iterations + 1)))
 
     def renew(key: Array, memory: tuple[Conditions, "Guide"], variables: PyTree, paths: Paths) -> Begun:
         starts, found = memory
@@ -123,7 +144,7 @@ def gps2013(
 
         def one(here: Env, teacher: LocalTeacher, key: Array, x0: Array, guide: Guide) -> tuple[Guide, Paths]:
             draw_key, learn_key = jax.random.split(key)
-            pi = student_controller(here, student)(variables, guide.rollouts)
+            pi = student_controller(here, student, linearisation)(variables, guide.rollouts)
             weight = jnp.full(env.horizon, price * guide.unit)
             near = KLTerm(teacher.controller(guide.local), bound=bound)
             local, _ = improve_near(teacher, guide.local, [near, KLTerm(pi, weight=weight)], bound)
@@ -137,7 +158,7 @@ def gps2013(
             starts.context, jax.random.split(key, M), starts.x0, found
         )
         paths = jax.tree.map(lambda old, new: old.at[:, 1].set(new), paths, fresh)
-        return Begun((starts, found), paths, jnp.int32(M * samples))
+        return Begun((starts, found), paths, *counted(M * samples))
 
     def roll(key: Array, memory: tuple[Conditions, "Guide"], variables: PyTree) -> Paths:
         starts, _ = memory
@@ -185,8 +206,9 @@ class Guide(NamedTuple):
 
 
 def path(rollout: Trajectory, obs: PyTree, drawn: Float[Array, "T nu"]) -> Paths:
-    """The final cost is paid with the last step."""
-    reward = -rollout.costs[:-1].at[-1].add(rollout.costs[-1])
+    """The final cost is paid with the last step; if it diverged, every step costs what the dearest did."""
+    costs = rollout.costs[:-1].at[-1].add(rollout.costs[-1])
+    reward = -jnp.where(rollout.status == Status.OK, costs, jnp.max(costs))
     return as_paths(obs, drawn, reward, jnp.ones(reward.shape, bool), rollout.xs[:-1])
 
 

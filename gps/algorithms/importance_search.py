@@ -62,8 +62,12 @@ class Begun(NamedTuple):
     memory: PyTree
     paths: Paths
     """[M, G, S] of all guides."""
-    episodes: Int[Array, ""]
-    """Of T control steps, that it took."""
+    rollouts: Int[Array, ""]
+    """Episodes that it took."""
+    steps: Int[Array, ""]
+    """Control steps of these."""
+    updates: Int[Array, ""] | int = 0
+    """Gradient updates of what stands for a guide."""
 
 
 class Guides(NamedTuple):
@@ -195,13 +199,12 @@ def importance_search(env: Env, student: Student, guides: Guides, plan: SearchPl
         paths = jax.tree.map(
             lambda old, new: jnp.concatenate([old, new], axis=1),
             begun.paths,
-            _put(blank, jnp.int32(0), drawn),
+            _put(blank, 0, drawn),
         )
-        count = begun.episodes + drawn.sound.size
         totals = {
-            "rollouts": count,
-            "simulator_steps": count * env.horizon,
-            "gradient_updates": jnp.int32(plan.pretrain_updates),
+            "rollouts": begun.rollouts + drawn.sound.size,
+            "simulator_steps": begun.steps + jnp.sum(drawn.alive, dtype=jnp.int32),
+            "gradient_updates": jnp.int32(plan.pretrain_updates) + begun.updates,
         }
         zero = jnp.int32(0)
         weight = jnp.float32(plan.regulariser)
@@ -222,7 +225,7 @@ def importance_search(env: Env, student: Student, guides: Guides, plan: SearchPl
 
         def update(carry: Climb) -> Climb:
             slope, info = jax.grad(loss, has_aux=True)(carry.params)
-            known = info["effective_samples"] >= least
+            known = (info["effective_samples"] >= least) | (carry.updates == 0)
             known &= jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(slope)]))
             now = (carry.params, slope, carry.opt_state)
             params, slope, opt_state = jax.tree.map(lambda a, b: jnp.where(known, a, b), now, carry.known)
@@ -233,13 +236,13 @@ def importance_search(env: Env, student: Student, guides: Guides, plan: SearchPl
 
         first = (params, jax.tree.map(jnp.zeros_like, params), optimizer.init(params))
         begin = Climb(params, first[2], first, jnp.float32(plan.learning_rate), jnp.int32(0))
-        going = lambda c: (c.updates < plan.updates) & (c.rate > 1e-3 * plan.learning_rate)  # noqa: E731
+        going = lambda c: (c.updates <= plan.updates) & (c.rate > 1e-3 * plan.learning_rate)  # noqa: E731
         end = jax.lax.while_loop(going, update, begin)
         found = end.known[0]
-        return (found, statistics), loss(found)[1] | {"updates": end.updates}
+        return (found, statistics), loss(found)[1] | {"updates": end.updates - 1}
 
     @student_jit
-    def compare(state: SearchState, by_guides: Array, new: Array) -> tuple[Array, Array]:
+    def compare(state: SearchState, by_guides: Array, new: int) -> tuple[Array, Array]:
         """Returns of the policy in slot `new` and of the best one, both by all trajectories."""
         data = _batch(student, state, by_guides, limits)
         value = lambda i: objective(student, _at(state.policies, i), data, 0.0, limits)[1]["estimated_return"]  # noqa: E731
@@ -247,7 +250,7 @@ def importance_search(env: Env, student: Student, guides: Guides, plan: SearchPl
 
     def step(key: Key[Array, ""], state: SearchState) -> tuple[SearchState, dict[str, Any]]:
         guide_key, roll_key = jax.random.split(key)
-        spent = 0
+        rollouts = steps = 0
         if renew is not None:
             of_guides = jax.tree.map(lambda leaf: leaf[:, : -plan.past], state.paths)
             again = renew(guide_key, state.memory, _at(state.policies, state.best), of_guides)
@@ -259,10 +262,10 @@ def importance_search(env: Env, student: Student, guides: Guides, plan: SearchPl
                     again.paths,
                 ),
             )
-            spent = int(again.episodes)
+            rollouts, steps = int(again.rollouts), int(again.steps)
         variables, info = improve(state, guides_say(state.memory, state.paths))
-        rest = jnp.where(jnp.arange(plan.past) == state.best, state.iteration + 1, state.born)
-        slot = jnp.argmin(rest)
+        best = int(state.best)  # on the host: it indexes arrays of two devices
+        slot = min((i for i in range(plan.past) if i != best), key=lambda i: int(state.born[i]))
         drawn = roll(roll_key, state.memory, variables)
         guides_count = state.paths.sound.shape[1] - plan.past
         state = state._replace(
@@ -271,13 +274,12 @@ def importance_search(env: Env, student: Student, guides: Guides, plan: SearchPl
             paths=_put(state.paths, guides_count + slot, drawn),
         )
         found, before = compare(state, guides_say(state.memory, state.paths), slot)
-        better = found > before
-        best = jnp.where(better, slot, state.best).astype(jnp.int32)
-        held = jnp.clip(state.regulariser * jnp.where(better, 1 / FACTOR, FACTOR), *RANGE)
-        count = spent + drawn.sound.size
+        better = bool(found > before)
+        best = jnp.int32(slot if better else best)
+        held = jnp.clip(state.regulariser * (1 / FACTOR if better else FACTOR), *RANGE)
         counts = {
-            "rollouts": count,
-            "simulator_steps": count * env.horizon,
+            "rollouts": rollouts + drawn.sound.size,
+            "simulator_steps": steps + int(jnp.sum(drawn.alive)),
             "gradient_updates": int(info.pop("updates")),
         }
         totals = {name: total + counts[name] for name, total in state.totals.items()}
@@ -304,6 +306,7 @@ class Climb(NamedTuple):
     """(parameters, slope, optimiser's state) of the last point that enough of the trajectories tell about."""
     rate: Float[Array, ""]
     updates: Int[Array, ""]
+    """Points looked at; the first is where it begins."""
 
 
 class Data(NamedTuple):
@@ -373,13 +376,14 @@ def _batch(student: Student, state: SearchState, by_guides: Array, limits: Limit
     total = jnp.maximum(jnp.sum(count), 1)
     mean = jnp.sum(jnp.where(paths.sound, returns, 0)) / total
     scale = jnp.sqrt(jnp.sum(jnp.where(paths.sound, (returns - mean) ** 2, 0)) / total)
+    scale = jnp.where(scale > 1e-6 * jnp.max(jnp.abs(returns)), scale, 1)  # else they agree
     return Data(
         windows,
         drawn_by,
         paths.reward,
         paths.alive,
         jnp.maximum(count, 1).astype(returns.dtype),
-        scale + 1e-8,
+        scale,
     )
 
 
@@ -413,7 +417,7 @@ def _flat(paths: Paths) -> Paths:
     return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:]), paths)
 
 
-def _put(paths: Paths, slot: Array, new: Paths) -> Paths:
+def _put(paths: Paths, slot: int, new: Paths) -> Paths:
     return jax.tree.map(lambda old, leaf: old.at[:, slot].set(leaf.astype(old.dtype)), paths, new)
 
 

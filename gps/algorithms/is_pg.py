@@ -17,11 +17,12 @@ from gps.algorithms.importance_search import (
     importance_search,
     windows_of,
 )
-from gps.algorithms.likelihoods import log_probs
+from gps.algorithms.likelihoods import distribution, log_probs
 from gps.algorithms.trials import on_test_worlds
 from gps.collect import student_samples
 from gps.demonstrations import shaking
 from gps.episodes import Drive, Steps, episodes, teacher_shakes
+from gps.squashed import Squashed
 from gps.types import Algorithm, Env, Gaussian, Student, Teacher
 
 __all__ = ["Density", "is_pg"]
@@ -65,7 +66,7 @@ def is_pg(
     Args:
         env: the task.
         make_teacher: Env → Teacher, who shows whole episodes.
-        student: the policy, of any kind whose distribution has a density; its covariance is learned.
+        student: the policy, whose distribution has a density everywhere; its covariance is learned.
         density: the demonstrator's: 'teacher', what it wanted in every state (it is asked in the student's
             episodes too) and the noise of its hand; or 'fitted', another student under which its actions are
             most likely, for teachers that are slow or that nobody can ask.
@@ -93,6 +94,13 @@ def is_pg(
         )
     if density == "teacher" and not noise > 0:
         raise ValueError("a teacher whose hand does not shake has no density: set noise, or density='fitted'")
+    if test_worlds < 0:
+        raise ValueError(f"test_worlds must be at least 0, got {test_worlds}")
+    if distribution(env, student) is Squashed:
+        raise ValueError(
+            "a student that never leaves its limits has no density of what a shaking hand draws beyond: take "
+            "students.mlp"
+        )
     plan = SearchPlan(past, pretrain_updates, 1e-3, updates, learning_rate, keep, regulariser)
     spread, asked = jnp.asarray(shaking(env, noise)), density == "teacher"
     trials = on_test_worlds(env, student, test_worlds)
@@ -127,17 +135,17 @@ def is_pg(
         worlds = jax.random.split(world_key, conditions)
         paths = jax.tree.map(lambda leaf: leaf[:, None], show(show_key, worlds, (), spread))
         known = () if asked else fitted(fit_key, paths)
-        return Begun(Shown(worlds, known), paths, jnp.int32(conditions * samples))
+        steps = jnp.sum(paths.alive, dtype=jnp.int32)
+        updates = 0 if asked else pretrain_updates
+        return Begun(Shown(worlds, known), paths, jnp.int32(conditions * samples), steps, updates)
 
     def told(memory: Shown, paths: Paths) -> Array:
         if asked:
             law = lambda mean, u: Gaussian(mean, spread.astype(mean.dtype)).log_prob(u)  # noqa: E731
             return jax.vmap(jax.vmap(jax.vmap(law)))(paths.facts, paths.action)[:, None]
 
-        def one(paths: Paths) -> Array:
-            return log_probs(student, memory.demonstrator, windows_of(student, paths), env.limits)[1]
-
-        return jax.vmap(one)(paths)[:, None]
+        each = lambda part: log_probs(student, memory.demonstrator, part, env.limits)[1]  # noqa: E731
+        return jax.vmap(each)(windows_of(student, paths))[:, None]
 
     guides = Guides(
         begin,

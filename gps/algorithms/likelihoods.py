@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from gps.types import Gaussian, Limits, Student
+from gps.rollout import first_observation
+from gps.types import Env, Gaussian, Limits, Student
 
-__all__ = ["Windows", "log_probs"]
+__all__ = ["Windows", "distribution", "log_probs"]
 
 
 class Windows(NamedTuple):
@@ -42,6 +43,18 @@ def log_probs(
         return dists, jax.vmap(lambda dist, u: dist.log_prob(u))(dists, action)
 
     return jax.vmap(window)(*windows)
+
+
+def distribution(env: Env, student: Student) -> type:
+    """The kind that the student's distribution is of."""
+
+    def look() -> Any:
+        key = jax.random.key(0)
+        bound = env.bind(env.sample_context(key))
+        obs = first_observation(key, bound, bound.init(key))
+        return student.apply(student.init(key, obs), obs, student.initial_carry(obs))[0]
+
+    return type(jax.eval_shape(look))
 
 
 # ------------------------------------------------------------------------------------- internals

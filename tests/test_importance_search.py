@@ -1,5 +1,8 @@
 """Policy search on samples of many drivers: their densities, what is kept of it, and that it finds better."""
 
+import os
+import subprocess
+import sys
 from functools import cache, partial
 from itertools import pairwise
 
@@ -290,3 +293,33 @@ def test_densities_and_conditions_that_are_not_there():
         is_pg(env, tasks.swing_teacher, students.squashed(1, env.limits))
     with pytest.raises(ValueError, match="samples >= 2"):
         gps2013(cart(), LOCAL, student, samples=1)
+
+
+ON_TWO_DEVICES = """
+import jax
+jax.config.update("jax_default_device", jax.devices("cpu")[1])
+from test_importance_search import BUDGET, LOCAL, cart, gps2013, is_pg, students, tasks
+env = cart(8)
+student = students.mlp(1, (4,), limits=env.limits)
+searches = [
+    gps2013(env, LOCAL, student, guide_iterations=1, test_conditions=2, **BUDGET),
+    is_pg(tasks.swing(), tasks.swing_teacher, student, conditions=2, test_worlds=2, **BUDGET),
+]
+for algorithm in searches:
+    state = algorithm.init(jax.random.key(0))
+    for i in range(3):
+        state, _ = algorithm.step(jax.random.key(i), state)
+print("fine")
+"""
+
+
+@pytest.mark.slow
+def test_it_runs_where_students_have_a_device_of_their_own():
+    paths = os.pathsep.join([os.getcwd(), os.path.dirname(tasks.__file__)])
+    environment = {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"}
+    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    done = subprocess.run(
+        [sys.executable, "-c", ON_TWO_DEVICES], env=os.environ | environment, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == "fine", done.stderr

@@ -38,8 +38,8 @@ BUDGET: dict[str, Any] = {
     "updates": 1000,
     "loss": "mse",
 }
-"""Of a student: 10000 labels, ten whole episodes. With 100 steps of each (seeds 0 to 4) nobody learns what comes
-later, and all fall soon after."""
+"""Of a student: 10000 labels, ten whole episodes. From 100 steps of each nobody learns what comes later, and
+all fall soon after (seeds 0 to 4)."""
 PPO: dict[str, Any] = {"iterations": 400, "num_worlds": 32, "num_steps": 64, "epochs": 10, "parts": 32}
 
 

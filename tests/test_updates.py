@@ -11,6 +11,7 @@ import pytest
 import students
 from gps import replay
 from gps.algorithms.hybrid_pg import Natural, natural
+from gps.algorithms.likelihoods import Windows
 from gps.algorithms.off_policy import OffPolicyState, Settings, _cloning, _learner
 from gps.algorithms.on_policy import Batch
 from gps.algorithms.ppo import Clipped, clipped
@@ -104,8 +105,8 @@ def collected(student, variables, count=400):
     dist = student.apply(variables, OBS, ())[0]
     u = jax.vmap(dist.sample)(jax.random.split(KEY, count))
     gain = (u[:, 0] - dist.mean[0]) / jnp.sqrt(dist.cov[0, 0])
-    rows = (jnp.tile(OBS, (count, 1)), u, jax.vmap(dist.log_prob)(u), gain, jnp.zeros(count, bool))
-    return Batch(*jax.tree.map(lambda leaf: leaf[:, None], rows), ())
+    windows = Windows(jnp.tile(OBS, (count, 1)), jnp.zeros(count, bool), (), u)
+    return jax.tree.map(lambda leaf: leaf[:, None], Batch(windows, jax.vmap(dist.log_prob)(u), gain))
 
 
 def shown(u, count=20):

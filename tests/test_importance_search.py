@@ -50,7 +50,7 @@ def made(name):
     return is_pg(env, tasks.swing_teacher, student, **options, **BUDGET), env, student
 
 
-NAMES = ("gps2013", "is_pg fitted", "is_pg teacher")
+NAMES = ("gps2013", pytest.param("is_pg fitted", marks=pytest.mark.slow), "is_pg teacher")
 
 
 @cache

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from gps import recordings
 from gps.dataset import single
@@ -18,7 +18,7 @@ from gps.recordings import Recording, as_labels, first
 from gps.replay import Transition
 from gps.types import Dataset, Env, Teacher
 
-__all__ = ["Demonstrations", "as_transitions", "demonstrations", "shaking"]
+__all__ = ["Demonstrations", "as_transitions", "demonstrations", "outcomes", "shaking"]
 
 
 class Demonstrations(NamedTuple):
@@ -87,15 +87,21 @@ def shaking(env: Env, noise: float) -> Float[np.ndarray, "nu nu"]:
     return np.diag((noise * half) ** 2) if noise else np.zeros((env.nu, env.nu))
 
 
+def outcomes(steps: Steps) -> tuple[PyTree, Bool[Array, "T W"]]:
+    """(what was seen next, whether what came of a step is known) of episodes that were not replaced."""
+    goes_on = jnp.concatenate([steps.alive[1:], jnp.zeros_like(steps.alive[:1])])
+    following = jax.tree.map(lambda leaf: jnp.concatenate([leaf[1:], leaf[-1:]]), steps.obs)
+    return following, steps.alive & (goes_on | steps.failed)
+
+
 def as_transitions(steps: Steps) -> Transition:
     """Rows [T W] of episodes that were not replaced.
 
     There are fewer steps whose outcome is known: some of them are there twice.
     """
-    goes_on = jnp.concatenate([steps.alive[1:], jnp.zeros_like(steps.alive[:1])])
-    known = (steps.alive & (goes_on | steps.failed)).reshape(-1)
+    following, known = outcomes(steps)
+    known = known.reshape(-1)
     rows = jnp.nonzero(known, size=known.shape[0], fill_value=-1)[0]
     rows = jnp.where(rows < 0, rows[jnp.arange(known.shape[0]) % jnp.maximum(jnp.sum(known), 1)], rows)
-    following = jax.tree.map(lambda leaf: jnp.concatenate([leaf[1:], leaf[-1:]]), steps.obs)
     whole = Transition(steps.obs, steps.u, steps.reward, following, steps.failed)
     return single(jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[rows], whole))

@@ -214,6 +214,7 @@ def test_what_was_learned_stays_where_enough_trajectories_tell_about_it():
     assert not same(first, newest(course[0.5][1]))
 
 
+@pytest.mark.slow
 def test_one_update_is_one_step():
     _, env, student = made("gps2013")
     one = gps2013(
@@ -226,7 +227,7 @@ def test_one_update_is_one_step():
     assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(moved)) > 1e-4
 
 
-@pytest.mark.parametrize("density", ["fitted", pytest.param("teacher", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("density", [pytest.param("fitted", marks=pytest.mark.slow), "teacher"])
 def test_students_that_remember_and_observations_with_parts(density):
     """The corridor's observations are a dict, its episodes fail now and then."""
     env = tasks.corridor()

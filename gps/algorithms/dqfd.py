@@ -13,6 +13,7 @@ from gps.algorithms.trials import on_test_worlds
 from gps.choice import Ranked, nearest
 from gps.collect import Running, collector
 from gps.dataset import single
+from gps.demonstrations import outcomes
 from gps.episodes import STUDENT, TEACHER, Drive, episodes
 from gps.placement import cpu_fit_jit
 from gps.priorities import draw
@@ -221,13 +222,18 @@ def dqfd(
         controls = _controls(student, variables, env)
         run = episodes(env, _chooses(controls), env.horizon, make_teacher=make_teacher, replace=False)
         steps = run(jax.random.split(key, demonstrations), (), ())
-        goes_on = jnp.concatenate([steps.alive[1:], jnp.zeros_like(steps.alive[:1])])
-        known = steps.alive & (goes_on | steps.failed)
+        following, known = outcomes(steps)
         last = ~jnp.concatenate([known[1:], jnp.zeros_like(known[:1])])
-        obs = single(steps.obs)
-        following = jax.tree.map(lambda leaf: jnp.concatenate([leaf[1:], leaf[-1:]]), obs)
         choice = jax.vmap(jax.vmap(lambda u: nearest(controls, u.astype(controls.dtype))))(steps.u)
-        rows = look_ahead(obs, choice, single(steps.reward), following, steps.failed, last, (n, discount))
+        rows = look_ahead(
+            single(steps.obs),
+            choice,
+            single(steps.reward),
+            single(following),
+            steps.failed,
+            last,
+            (n, discount),
+        )
         assert steps.action is not None, "a teacher drove"
         meant = steps.action.status == 0
         return rows, known, meant, jnp.sum(steps.alive, dtype=jnp.int32)

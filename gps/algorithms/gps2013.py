@@ -185,7 +185,7 @@ def gps2013(
         lambda memory, variables: tried(memory[0], memory[1].local, variables),
         renew if adaptive else None,
     )
-    plan = SearchPlan(past, pretrain_updates, 1e-3, updates, learning_rate, keep, regulariser)
+    plan = SearchPlan(past, pretrain_updates, updates, learning_rate, keep, regulariser)
     return importance_search(env, student, guides, plan)
 
 

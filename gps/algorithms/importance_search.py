@@ -91,7 +91,6 @@ class SearchPlan(NamedTuple):
     """Policies whose trajectories are remembered; the best one's always are."""
     pretrain_updates: int = 2000
     """Gradient updates of the first policy, by the likelihood of what the guides drew."""
-    pretrain_rate: float = 1e-3
     updates: int = 200
     """Gradient updates per iteration at most, each on all trajectories."""
     learning_rate: float = 1e-3
@@ -139,7 +138,7 @@ def imitate(student: Student, limits: Limits, plan: SearchPlan) -> Callable[[Key
     fitter = fit(
         student,
         nll("executed"),
-        adam(plan.pretrain_rate, updates=plan.pretrain_updates),
+        adam(updates=plan.pretrain_updates),
         batch_size=length * max(1, 256 // length),
         updates=plan.pretrain_updates,
     )
@@ -435,9 +434,8 @@ def _check(plan: SearchPlan) -> None:
     for name, least in (("past", 2), ("pretrain_updates", 1), ("updates", 1)):
         if getattr(plan, name) < least:
             raise ValueError(f"{name} must be at least {least}, got {getattr(plan, name)}")
-    for name in ("pretrain_rate", "learning_rate"):
-        if not 0 < getattr(plan, name) < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {getattr(plan, name)}")
+    if not 0 < plan.learning_rate < math.inf:
+        raise ValueError(f"learning_rate must be positive and finite, got {plan.learning_rate}")
     if not 0 <= plan.keep <= 1:
         raise ValueError(f"keep is a share in [0, 1], got {plan.keep}")
     if not RANGE[0] <= plan.regulariser <= RANGE[1]:

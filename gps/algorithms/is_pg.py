@@ -101,7 +101,7 @@ def is_pg(
             "a student that never leaves its limits has no density of what a shaking hand draws beyond: take "
             "students.mlp"
         )
-    plan = SearchPlan(past, pretrain_updates, 1e-3, updates, learning_rate, keep, regulariser)
+    plan = SearchPlan(past, pretrain_updates, updates, learning_rate, keep, regulariser)
     spread, asked = jnp.asarray(shaking(env, noise)), density == "teacher"
     trials = on_test_worlds(env, student, test_worlds)
     fitted = imitate(student, env.limits, plan)

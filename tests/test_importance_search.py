@@ -16,15 +16,8 @@ from small_tasks import plain, same
 
 import students
 from gps.algorithms.gps2013 import drawn_by, gps2013, path
-from gps.algorithms.importance_search import (
-    Paths,
-    SearchPlan,
-    _batch,
-    as_paths,
-    imitate,
-    objective,
-    windows_of,
-)
+from gps.algorithms.importance_objective import Paths, as_paths, evidence, objective, windows_of
+from gps.algorithms.importance_search import SearchPlan, imitate
 from gps.algorithms.is_pg import is_pg
 from gps.algorithms.likelihoods import log_probs
 from gps.gaussian import Gaussian
@@ -144,7 +137,7 @@ def test_a_policy_judged_by_its_own_samples_alone_is_worth_their_mean(name):
     mine = J - BUDGET["past"]
     sound = jnp.zeros((M, J, S), bool).at[:, mine].set(True).at[0, mine, 0].set(False)
     state = state._replace(paths=state.paths._replace(sound=sound))
-    data = _batch(student, state, jnp.zeros((M, mine, J * S, T)), env.limits)
+    data = evidence(student, state.policies, state.paths, jnp.zeros((M, mine, J * S, T)), env.limits)
     first = jax.tree.map(lambda leaf: leaf[0], state.policies)
     value, info = objective(student, first, data, 3.0, env.limits)
     returns = np.sum(state.paths.reward[:, mine], axis=-1)

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
-from gps.algorithms.importance_search import Begun, Guides, Paths, SearchPlan, as_paths, importance_search
+from gps.algorithms.importance_objective import Paths, as_paths
+from gps.algorithms.importance_search import Begun, Guides, SearchPlan, importance_search
 from gps.algorithms.likelihoods import distribution
 from gps.algorithms.mdgps import check_epsilon
 from gps.algorithms.phases import Linearisation, batched, improve_near, student_controller, trials

@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
-from gps.algorithms.likelihoods import Windows, log_probs
-from gps.dataset import single
-from gps.importance import effective_samples, estimate, fusion, log_normaliser, weights
+from gps.algorithms.importance_objective import Paths, evidence, flat, objective, windows_of
+from gps.algorithms.likelihoods import log_probs
 from gps.placement import cpu_jit, student_jit
 from gps.types import Algorithm, Dataset, Env, Limits, Student
 from students.fit import adam, fit
@@ -30,30 +29,11 @@ from students.policies import set_covariance, takes_covariance
 __all__ = [
     "Begun",
     "Guides",
-    "Paths",
     "SearchPlan",
     "SearchState",
-    "as_paths",
     "imitate",
     "importance_search",
-    "windows_of",
 ]
-
-
-class Paths(NamedTuple):
-    """Trajectories of T steps in M conditions, numbers in single precision: of J drivers, S each."""
-
-    obs: PyTree
-    """[M, J, S, T, …]."""
-    action: Float[Array, "M J S T nu"]
-    """As it was drawn, before it was clipped."""
-    reward: Float[Array, "M J S T"]
-    alive: Bool[Array, "M J S T"]
-    """Behind the end of an episode nothing was drawn, and nothing earned."""
-    facts: PyTree
-    """[M, J, S, T, …] what the guides' densities are computed from, besides the actions."""
-    sound: Bool[Array, "M J S"]
-    """Whether there is such a trajectory, and of numbers that are finite."""
 
 
 class Begun(NamedTuple):
@@ -119,16 +99,6 @@ class SearchState(NamedTuple):
     totals: dict[str, Int[Array, ""]]
 
 
-def as_paths(obs: PyTree, action: Array, reward: Array, alive: Array, facts: PyTree) -> Paths:
-    """One trajectory [T, …]; it is not sound if any of its numbers is not finite."""
-    action = jnp.where(alive[:, None], action, 0)
-    paths = single(Paths(obs, action, jnp.where(alive, reward, 0), alive, facts, jnp.asarray(True)))
-    numbers = [leaf for leaf in jax.tree.leaves(paths) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    sound = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
-    kept = jax.tree.map(lambda leaf: jnp.where(sound, leaf, jnp.zeros_like(leaf)), paths)
-    return kept._replace(sound=sound)
-
-
 def imitate(student: Student, limits: Limits, plan: SearchPlan) -> Callable[[Key[Array, ""], Paths], PyTree]:
     """(key, guides' paths) → the student under which their actions are most likely (algorithm 1, line 3).
 
@@ -152,26 +122,19 @@ def imitate(student: Student, limits: Limits, plan: SearchPlan) -> Callable[[Key
         variables = fitter.run(fit_key, begun, rows)[0].variables
         if not takes_covariance(variables):
             return variables
-        flat = _flat(paths)
+        joined = flat(paths)
         dists = jax.vmap(lambda part: log_probs(student, variables, part, limits)[0])(
-            windows_of(student, flat)
+            windows_of(student, joined)
         )
-        away = (flat.action - dists.mean).reshape(rows.action.shape)
+        away = (joined.action - dists.mean).reshape(rows.action.shape)
         cov = jnp.einsum("n,ni,nj->ij", rows.weight, away, away) / jnp.sum(rows.weight)
         return set_covariance(variables, cov + 1e-6 * jnp.eye(cov.shape[0], dtype=cov.dtype))
 
     return run
 
 
-def windows_of(student: Student, paths: Paths) -> Windows:
-    """Whole trajectories [M, N, T, …]."""
-    first = jnp.broadcast_to(jnp.arange(paths.alive.shape[-1]) == 0, paths.alive.shape)
-    begin = lambda obs: student.initial_carry(jax.tree.map(lambda leaf: leaf[0], obs))  # noqa: E731
-    return Windows(paths.obs, first, jax.vmap(jax.vmap(begin))(paths.obs), paths.action)
-
-
 def importance_search(env: Env, student: Student, guides: Guides, plan: SearchPlan) -> Algorithm:
-    """Policy search of Levine & Koltun 2013, algorithm 1, whose Φ(θ) `objective` has.
+    """Policy search of Levine & Koltun 2013, algorithm 1, whose Φ(θ) is `importance_objective.objective`.
 
     Raises:
         ValueError: settings that cannot work.
@@ -183,7 +146,7 @@ def importance_search(env: Env, student: Student, guides: Guides, plan: SearchPl
         optax.adam(1.0),
     )
     begin, roll = cpu_jit(guides.begin), cpu_jit(guides.roll)
-    guides_say = cpu_jit(lambda memory, paths: guides.log_probs(memory, _flat(paths)))
+    guides_say = cpu_jit(lambda memory, paths: guides.log_probs(memory, flat(paths)))
     renew = None if guides.renew is None else cpu_jit(guides.renew)
 
     def init(key: Key[Array, ""]) -> SearchState:
@@ -213,7 +176,7 @@ def importance_search(env: Env, student: Student, guides: Guides, plan: SearchPl
     @student_jit
     def improve(state: SearchState, by_guides: Array) -> tuple[PyTree, dict[str, Array]]:
         """The best policy's successor."""
-        data = _batch(student, state, by_guides, limits)
+        data = evidence(student, state.policies, state.paths, by_guides, limits)
         params, statistics = _at(state.policies, state.best)
 
         def loss(params: PyTree) -> tuple[Array, dict[str, Array]]:
@@ -243,7 +206,7 @@ def importance_search(env: Env, student: Student, guides: Guides, plan: SearchPl
     @student_jit
     def compare(state: SearchState, by_guides: Array, new: int) -> tuple[Array, Array]:
         """Returns of the policy in slot `new` and of the best one, both by all trajectories."""
-        data = _batch(student, state, by_guides, limits)
+        data = evidence(student, state.policies, state.paths, by_guides, limits)
         value = lambda i: objective(student, _at(state.policies, i), data, 0.0, limits)[1]["estimated_return"]  # noqa: E731
         return value(new), value(state.best)
 
@@ -308,48 +271,6 @@ class Climb(NamedTuple):
     """Points looked at; the first is where it begins."""
 
 
-class Data(NamedTuple):
-    """What a policy is judged by: N trajectories in each of M conditions."""
-
-    windows: Windows
-    """[M, N, T, …]."""
-    drawn_by: Float[Array, "M N T"]
-    """`gps.importance.fusion`; −∞ where there is no trajectory."""
-    reward: Float[Array, "M N T"]
-    alive: Bool[Array, "M N T"]
-    total: Float[Array, " M"]
-    """Trajectories that there are."""
-    scale: Float[Array, ""]
-    """Standard deviation of their returns."""
-
-
-def objective(
-    student: Student, variables: PyTree, data: Data, regulariser: Array | float, limits: Limits
-) -> tuple[Array, dict[str, Array]]:
-    """Φ(θ) = Σ_t [1/Z_t Σ_i w_t,i r_t,i + w_r log Z_t], mean over conditions (equation 3 of the paper).
-
-    Rewards are in standard deviations of the return, so that w_r means the same in every task. `info` has the
-    return that is expected of the policy in its own unit, the mean of log Z, and how many trajectories of a
-    condition count at the last step (`effective_samples`).
-    """
-
-    def one(windows: Windows, drawn_by: Array, reward: Array, alive: Array, count: Array) -> tuple:
-        log_pi = jnp.where(alive, log_probs(student, variables, windows, limits)[1], 0)
-        log = weights(log_pi, drawn_by).log
-        normaliser = log_normaliser(log) + jnp.log(log.shape[0] / count)
-        return estimate(log, reward), normaliser, effective_samples(log)[-1]
-
-    returns, normaliser, effective = jax.vmap(one)(
-        data.windows, data.drawn_by, data.reward, data.alive, data.total
-    )
-    value = jnp.mean(returns) / data.scale + regulariser * jnp.mean(jnp.sum(normaliser, axis=1))
-    return value, {
-        "estimated_return": jnp.mean(returns),
-        "log_normaliser": jnp.mean(normaliser),
-        "effective_samples": jnp.mean(effective),
-    }
-
-
 # ------------------------------------------------------------------------------------- internals
 
 FACTOR = 10.0
@@ -358,42 +279,14 @@ RANGE = (1e-6, 1e2)
 """In which w_r stays."""
 
 
-def _batch(student: Student, state: SearchState, by_guides: Array, limits: Limits) -> Data:
-    paths = _flat(state.paths)
-    windows = windows_of(student, paths)
-
-    def told(variables: PyTree) -> Array:
-        each = jax.vmap(lambda part: log_probs(student, variables, part, limits)[1])(windows)
-        return jnp.where(paths.alive, each, 0)
-
-    by_policies = jnp.moveaxis(jax.lax.map(told, state.policies), 0, 1)
-    log_q = jnp.concatenate([jnp.where(paths.alive[:, None], by_guides, 0), by_policies], axis=1)
-    count = jnp.sum(paths.sound, axis=1)
-    share = jnp.sum(state.paths.sound, axis=2) / jnp.maximum(count, 1)[:, None]
-    drawn_by = jnp.where(paths.sound[:, :, None], jax.vmap(fusion)(log_q, share), -jnp.inf)
-    returns = jnp.sum(paths.reward, axis=2)
-    total = jnp.maximum(jnp.sum(count), 1)
-    mean = jnp.sum(jnp.where(paths.sound, returns, 0)) / total
-    scale = jnp.sqrt(jnp.sum(jnp.where(paths.sound, (returns - mean) ** 2, 0)) / total)
-    scale = jnp.where(scale > 1e-6 * jnp.max(jnp.abs(returns)), scale, 1)  # else they agree
-    return Data(
-        windows,
-        drawn_by,
-        paths.reward,
-        paths.alive,
-        jnp.maximum(count, 1).astype(returns.dtype),
-        scale,
-    )
-
-
 def _rows(paths: Paths) -> Dataset:
     """Steps [M J S T, …]; of a row only what was seen and drawn counts."""
-    flat = lambda leaf: leaf.reshape(-1, *leaf.shape[4:])  # noqa: E731
+    rows = lambda leaf: leaf.reshape(-1, *leaf.shape[4:])  # noqa: E731
     shape, nu = paths.alive.shape, paths.action.shape[-1]
-    t = flat(jnp.broadcast_to(jnp.arange(shape[-1], dtype=jnp.int32), shape))
-    action, none = flat(paths.action), jnp.zeros(t.shape, jnp.float32)
+    t = rows(jnp.broadcast_to(jnp.arange(shape[-1], dtype=jnp.int32), shape))
+    action, none = rows(paths.action), jnp.zeros(t.shape, jnp.float32)
     return Dataset(
-        obs=jax.tree.map(flat, paths.obs),
+        obs=jax.tree.map(rows, paths.obs),
         x=none[:, None],
         t=t,
         key=jnp.broadcast_to(jax.random.key(0), t.shape),
@@ -406,14 +299,9 @@ def _rows(paths: Paths) -> Dataset:
         first=t == 0,
         terminated=none > 0,
         truncated=none > 0,
-        weight=flat(paths.alive & paths.sound[..., None]).astype(jnp.float32),
+        weight=rows(paths.alive & paths.sound[..., None]).astype(jnp.float32),
         next_slot=jnp.int32(0),
     )
-
-
-def _flat(paths: Paths) -> Paths:
-    """[M, J, S, …] → [M, N, …]."""
-    return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0], -1, *leaf.shape[3:]), paths)
 
 
 def _put(paths: Paths, slot: int, new: Paths) -> Paths:

@@ -7,16 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, PyTree
 
-from gps.algorithms.importance_search import (
-    Begun,
-    Guides,
-    Paths,
-    SearchPlan,
-    as_paths,
-    imitate,
-    importance_search,
-    windows_of,
-)
+from gps.algorithms.importance_objective import Paths, as_paths, windows_of
+from gps.algorithms.importance_search import Begun, Guides, SearchPlan, imitate, importance_search
 from gps.algorithms.likelihoods import distribution, log_probs
 from gps.algorithms.trials import on_test_worlds
 from gps.collect import student_samples

@@ -1,4 +1,4 @@
-"""Batches of solves on the device that JAX finds, beside the CPU path: whole programs, single precision.
+"""Batches of solves, and students fitted, on the device that JAX finds and on the CPU: single precision.
 
 The CPU path is MuJoCo's C engine in threads. On an accelerator the same task is computed by MJX too, and the
 batch is shared out over all devices of that kind; without one those figures are not measured. The floor of a
@@ -15,14 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import students
 import teachers
 from benchmarks.harness import Row, main, median_time
+from benchmarks.students import fitting, labelled
 from envs.cartpole import cartpole
 from envs.mjcf import Backend
 from gps.linalg import full_precision
 from gps.placement import cpu_jit, spread
 from gps.rollout import open_loop
-from gps.types import Env, LinearDynamics, QuadraticCost
+from gps.types import Env, LinearDynamics, QuadraticCost, Student
 from teachers.lqr import backward
 from teachers.parallel_lqr import parallel_backward
 
@@ -36,6 +38,8 @@ FILL = (256, 4096)
 SEED = 0
 SIZES = 8, 2
 """States and controls of the backward passes."""
+NU = 4
+"""Controls of the students."""
 
 
 class Needed(NamedTuple):
@@ -128,6 +132,42 @@ def passes(fast: bool) -> list[Row]:
     return rows
 
 
+LESSONS: dict[str, tuple[Callable[[], Student], tuple[int, ...], int, int]] = {
+    "mlp 128x128, batch 256": (lambda: students.mlp(NU, (128, 128)), (40,), 256, 500),
+    "mlp 128x128, batch 4096": (lambda: students.mlp(NU, (128, 128)), (40,), 4096, 100),
+    "gru 64, batch 256": (lambda: students.gru(NU), (40,), 256, 100),
+    "cnn, 64 x 64 pictures, batch 64": (lambda: students.cnn(NU), (64, 64, 3), 64, 20),
+}
+"""Name → (student, shape of what it sees, batch, updates)."""
+
+
+def fits(fast: bool) -> list[Row]:
+    """Students fitted on the CPU and on the accelerator, by the same program on the same 8192 labels."""
+    default, (cpu, *_) = jax.devices()[0], jax.local_devices(backend="cpu")
+    places = {"on the CPU": cpu, "on an accelerator": None}
+    if default.platform != "cpu":
+        places = {"on the CPU": cpu, f"on {default.device_kind}": default}
+    rows = []
+    for name, (student, shape, batch_size, updates) in LESSONS.items():
+        updates = 2 if fast else updates
+        for where, device in places.items():
+            speed = compiling = None
+            if device is not None:
+                with jax.default_device(device):
+                    steps = labelled(512 if fast else 8192, shape[0], NU)
+                    if len(shape) == 3:
+                        pixels = jax.random.randint(
+                            jax.random.key(SEED), (*steps.weight.shape, *shape), 0, 256
+                        )
+                        steps = steps._replace(obs=pixels.astype(jnp.uint8))
+                    call = fitting(steps, student(), students.mse(), batch_size=batch_size, updates=updates)
+                    seconds, compiling = _timed(call)
+                    speed = updates * batch_size / seconds
+            rows.append(Row(f"{name}, {where}: fitting", speed, "samples/s"))
+            rows.append(Row(f"{name}, {where}: compiling", compiling, "s"))
+    return rows
+
+
 def _over_batches(
     make: Callable[[Env], Callable[..., Any]],
     sizes: Sequence[int],
@@ -189,7 +229,7 @@ def _timed(program: Callable[..., Any], *args: Any) -> tuple[float, float]:
     return seconds, max(first - seconds, 0.0)
 
 
-CASES = {"iLQR": solves, "CEM": samples, "backward pass": passes}
+CASES = {"iLQR": solves, "CEM": samples, "backward pass": passes, "student": fits}
 
 if __name__ == "__main__":
     main("accelerator", CASES, seeds=(SEED,), x64=False)

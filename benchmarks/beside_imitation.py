@@ -34,7 +34,7 @@ def bc(fast: bool) -> list[Row]:
     gymnasium, torch = load("gymnasium"), load("torch")
     cloning, types = load("imitation.algorithms.bc"), load("imitation.data.types")
     dataset = labelled(n, 11, 3)
-    ours = fitting(dataset, nll(), HIDDEN, batch_size=BATCH, epochs=1)
+    ours = fitting(dataset, mlp(3, HIDDEN), nll(), batch_size=BATCH, epochs=1)
     obs, acts = (np.asarray(part, np.float32) for part in (dataset.obs, dataset.mean))
     nothing = np.array([{}] * n)
     told = types.Transitions(obs=obs, acts=acts, infos=nothing, next_obs=obs, dones=np.zeros(n, bool))

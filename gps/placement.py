@@ -18,10 +18,10 @@ from jaxtyping import PyTree
 
 Device = Any  # jax.Device, which is no type to a checker
 
-_OF_SCANS = {"xla_cpu_use_fusion_emitters": False}
+_OF_SCANS = {"xla_cpu_use_fusion_emitters": False} if jax.__version_info__ < (0, 11) else {}
 """XLA's older code generator compiles loops of many small operations, as planners are, in about half the
 time, and they run as fast (.96 to 1.00 of the time for six planners, jax 0.10); a network is fitted 1.7 times
-slower."""
+slower. jax 0.11 has it no more."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 

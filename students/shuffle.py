@@ -41,12 +41,16 @@ def stream(
     position = jnp.where(wraps, position - period, position)
     shifts_now, salts_now = _round_keys(seed, epoch, period)
     shifts_next, salts_next = _round_keys(seed, epoch + 1, period)
-    for r in range(ROUNDS):
+
+    def swapped_or_not(r: Int[Array, ""], position: UInt[Array, " batch_size"]) -> UInt[Array, " batch_size"]:
         shift = jnp.where(wraps, shifts_next[r], shifts_now[r])
         salt = jnp.where(wraps, salts_next[r], salts_now[r])
         partner = jnp.where(shift >= position, shift - position, shift + period - position)
         swap = _hash(jnp.maximum(position, partner) ^ salt) >> 31
-        position = jnp.where(swap == 1, partner, position)
+        return jnp.where(swap == 1, partner, position)
+
+    # a loop, for in one expression of all rounds XLA writes each out as often as the next one reads it
+    position = jax.lax.fori_loop(0, ROUNDS, swapped_or_not, position)
     return (position % n).astype(jnp.int32)
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import jax
 import pytest
 
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
+if jax.__version_info__ < (0, 11):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 COMPILED = "JAX_COMPILATION_CACHE_DIR"
 _own = None if COMPILED in os.environ else tempfile.mkdtemp(prefix="gps-compiled-")
 if _own is not None:  # for the processes that tests start, and for this one, whose JAX has read them already

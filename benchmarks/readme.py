@@ -60,10 +60,22 @@ def _table(report: dict[str, Any], pattern: str | None, wide: bool, marker: str)
     parts = [_across(across)] if across else []
     if down := [row for row in rows if row not in across]:
         parts.append(_down(down))
-    machine = report["machine"]
-    dates = _unique([{"date": row.get("date", report["date"])[:10]} for row in rows], "date")
-    devices = f"{machine['cpu']}, {machine['cores']} cores, {machine['device']}"
-    return "\n\n".join([*parts, f"`{report['command']}`, {', '.join(sorted(dates))}, {devices}"])
+    return "\n\n".join([*parts, f"`{report['command']}`, {_origin(report, rows)}"])
+
+
+def _origin(report: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
+    """Dates and machine; of several machines each with its cases."""
+    measured: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        machine = row.get("machine", report["machine"])
+        name = f"{machine['cpu']}, {machine['cores']} cores, {machine['device']}"
+        measured.setdefault(name, []).append({"date": report["date"], **row})
+    found = []
+    for name, here in measured.items():
+        dates = ", ".join(sorted({row["date"][:10] for row in here}))
+        cases = f"{', '.join(_unique(here, 'case'))}: " if len(measured) > 1 else ""
+        found.append(f"{cases}{dates}, {name}")
+    return "; ".join(found)
 
 
 def _down(rows: Sequence[dict[str, Any]]) -> str:

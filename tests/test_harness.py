@@ -251,3 +251,19 @@ def test_a_wide_table_has_a_line_for_each_who_and_a_column_for_each_what(tmp_pat
         "| b | tom |  | 4.5 |",
     ]
     assert found[9:11] == ["| a | best: far | 0.5 | m | <= 1 | yes |", "| b | plain | 5.5 | m |  | yes |"]
+
+
+def test_a_table_measured_on_two_machines_says_which_case_on_which(tmp_path):
+    row = {"figure": "time", "value": 1.0, "unit": "s", "target": None, "met": None}
+    old = {"machine": {"cpu": "old", "cores": 2, "device": "cpu"}, "date": "2025-05-05T00:00:00Z"}
+    report = {
+        "command": "c",
+        "date": "2026-01-01T00:00:00Z",
+        "machine": {"cpu": "new", "cores": 16, "device": "gpu"},
+        "rows": [{"case": "a", **row}, {"case": "b", **row, **old}, {"case": "c", **row}],
+    }
+    (tmp_path / "demo.json").write_text(json.dumps(report))
+    found = readme.regenerate("<!-- results:demo -->\n<!-- /results -->", tmp_path).splitlines()[-2]
+    assert found == "`c`, a, c: 2026-01-01, new, 16 cores, gpu; b: 2025-05-05, old, 2 cores, cpu"
+    found = readme.regenerate("<!-- results:demo b -->\n<!-- /results -->", tmp_path).splitlines()[-2]
+    assert found == "`c`, 2025-05-05, old, 2 cores, cpu"

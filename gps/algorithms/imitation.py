@@ -22,7 +22,7 @@ from students.augment import Augment, chain, reflect
 from students.fit import FitState, adam, fit
 from students.losses import LossName, named
 
-__all__ = ["COUNTED", "Budget", "ImitationState", "imitation"]
+__all__ = ["COUNTED", "Budget", "ImitationState", "aggregation", "imitation", "summary"]
 
 
 class Budget(NamedTuple):
@@ -63,6 +63,10 @@ class ImitationState(NamedTuple):
     """Of everything in `COUNTED`, since the start."""
 
 
+Gather = Callable[[Array, ImitationState], tuple[Dataset, dict[str, Any]]]
+"""(key, state) → (the dataset with what was collected, info with `taught`, `samples` and what is counted)."""
+
+
 def imitation(
     env: Env,
     make_teacher: Callable[[Env], Teacher],
@@ -89,7 +93,6 @@ def imitation(
     Raises:
         ValueError: a budget that cannot be spent, a window without iterations, no such loss, or no views.
     """
-    _check(budget)
     if window is not None and window < 1:
         raise ValueError(f"window must be at least 1, got {window}")
     if views and not env.views:
@@ -97,7 +100,41 @@ def imitation(
             f"{env.name} has no other views (Env.views; a wrapped env has none) to learn from: take bc, or a "
             "student that remembers (students.frame_stack) in place of a history"
         )
+
+    @cpu_jit
+    def gather(key: Array, state: ImitationState) -> tuple[Dataset, dict[str, Array]]:
+        def teacher(bound: Env) -> Teacher:
+            return make_teacher(coached(state, bound))
+
+        key, view_key = jax.random.split(key) if views else (key, key)
+        collect = episodes(env, drive, budget.num_steps, make_teacher=teacher, student=student)
+        steps = collect(jax.random.split(key, budget.num_worlds), state.fit.variables, settings(state))
+        rows = as_dataset(steps, None if chosen is None else chosen(steps))
+        if views:
+            rows = looked_at(view_key, env, rows)
+        return data.add(state.dataset, rows), summary(steps) | {"samples": jnp.sum(rows.weight > 0)}
+
     looks = len(env.views) if views else 1
+    capacity = (window or budget.iterations) * budget.num_worlds * budget.num_steps * looks
+    return aggregation(env, student, gather, capacity, budget, loss=loss, augment=augment)
+
+
+def aggregation(
+    env: Env,
+    student: Student,
+    gather: Gather,
+    capacity: int,
+    budget: Budget,
+    *,
+    loss: LossName = "kl",
+    augment: Augment | None = None,
+) -> Algorithm:
+    """Each iteration `gather` adds labels to a dataset of `capacity` steps, and the student is fitted to all.
+
+    Raises:
+        ValueError: a budget that cannot be spent, or no such loss.
+    """
+    _check(budget)
     optimizer = adam(budget.learning_rate, updates=budget.iterations * budget.updates)
     if env.mirror is not None:
         augment = reflect(env.mirror) if augment is None else chain(reflect(env.mirror), augment)
@@ -111,23 +148,9 @@ def imitation(
         row_key, student_key, fit_key = jax.random.split(key, 3)
         row = example_row(env, row_key)
         fitted = fitter.init(fit_key, student.init(student_key, row.obs))
-        capacity = (window or budget.iterations) * budget.num_worlds * budget.num_steps * looks
         dataset = data.empty(capacity, row)
         zero = jnp.int32(0)
         return ImitationState(fitted, dataset, zero, {name: zero for name in COUNTED})
-
-    @cpu_jit
-    def gather(key: Array, state: ImitationState) -> tuple[Dataset, dict[str, Array]]:
-        def teacher(bound: Env) -> Teacher:
-            return make_teacher(coached(state, bound))
-
-        key, view_key = jax.random.split(key) if views else (key, key)
-        collect = episodes(env, drive, budget.num_steps, make_teacher=teacher, student=student)
-        steps = collect(jax.random.split(key, budget.num_worlds), state.fit.variables, settings(state))
-        rows = as_dataset(steps, None if chosen is None else chosen(steps))
-        if views:
-            rows = looked_at(view_key, env, rows)
-        return data.add(state.dataset, rows), _summary(steps) | {"samples": jnp.sum(rows.weight > 0)}
 
     def step(key: Key[Array, ""], state: ImitationState) -> tuple[ImitationState, dict[str, Any]]:
         collect_key, fit_key = jax.random.split(key)
@@ -144,7 +167,7 @@ def imitation(
     return Algorithm(init, step, lambda state: state.fit.variables)
 
 
-def _summary(steps: Steps) -> dict[str, Array]:
+def summary(steps: Steps) -> dict[str, Array]:
     """What a human wants to see of a collection; `taught`: the teacher alone drove."""
     assert steps.action is not None, "collected with a teacher"
     sound = steps.action.status == 0

@@ -16,6 +16,7 @@ __all__ = ["main"]
 
 COMMANDS = {
     "train": ("train", "train a student: gps train --algorithm plato --env quadrotor_forest"),
+    "label": ("label", "be the teacher yourself: gps label --env pendulum, in the terminal or from a file"),
     "eval": ("evaluate", "judge a run's student and teacher in unseen worlds: gps eval RUN"),
     "export": ("export", "a run's student as one file that NumPy alone can run: gps export RUN"),
     "compare": ("compare", "several algorithms × envs × seeds → one table and one plot"),

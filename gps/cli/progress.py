@@ -37,11 +37,12 @@ class Pace(NamedTuple):
 
 @contextmanager
 def iterations(
-    console: Console, label: str, total: int, records: Sequence[dict[str, Any]] = ()
+    console: Console, label: str, total: int, records: Sequence[dict[str, Any]] = (), shown: bool = True
 ) -> Iterator[Show]:
     """A display for the iterations after `records`, up to `total`; yields the function to call after each.
 
-    The teacher's cost is the last one that was measured: it does not drive in every iteration.
+    The teacher's cost is the last one that was measured: it does not drive in every iteration. Not `shown`,
+    the bar is left out.
     """
     columns = ("[bold]{task.description}", BarColumn(bar_width=20), MofNCompleteColumn())
     widgets = [TextColumn(column) if isinstance(column, str) else column for column in columns]
@@ -51,7 +52,7 @@ def iterations(
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not (shown and console.is_terminal),
     )
     pace = Pace(0.0, 0.0, 0)
     taught = [record["teacher_cost"] for record in records if record.get("teacher_cost") is not None][-1:]

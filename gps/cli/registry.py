@@ -53,6 +53,7 @@ ALGORITHM_NAMES = (
     "bc",
     "dagger",
     "plato",
+    "asked",
     "coaching",
     "dart",
     "safe_dagger",

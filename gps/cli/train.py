@@ -12,8 +12,9 @@ from gps import checkpoint, run
 from gps.cli import evaluate, experiment, loop, options, progress
 from gps.cli.experiment import Config
 from gps.cli.registry import UsageError
+from gps.types import Algorithm
 
-__all__ = ["DESCRIPTION", "main", "note_versions", "run_training"]
+__all__ = ["DESCRIPTION", "Flags", "asked_for", "finish", "main", "note_versions", "run_training"]
 
 DESCRIPTION = (
     "Trains a student. Name an --algorithm and an --env to see their own options; `gps algorithms` and "
@@ -52,23 +53,37 @@ class Flags:
 
 def main(arguments: Sequence[str], console: Console) -> None:
     """Runs the command."""
-    resumed = "--resume" in arguments
-    saved = _saved(arguments) if resumed else None
+    flags, config, path = asked_for(arguments, Flags, "gps train", DESCRIPTION)
+    saving = loop.Saving(flags.checkpoint_every, flags.keep)
+    run_training(config, path, console, saving, resume=flags.resume)
+    finish(flags, config, path, console)
+
+
+def asked_for(
+    arguments: Sequence[str], kind: type[Flags], prog: str, description: str
+) -> tuple[Any, Config, Path]:
+    """(flags, config, run directory) of a command line whose options are those of `kind` and the four groups.
+
+    Raises:
+        UsageError: an option that there is not, or, of a run to be resumed, another value than its own.
+    """
+    saved = _saved(arguments) if "--resume" in arguments else None
     names = {
-        name: options.peek(arguments, f"--{name}")
-        or (getattr(saved, name) if saved else getattr(Flags, name))
+        name: options.peek(arguments, f"--{name}") or getattr(saved or kind, name)
         for name in ("algorithm", "env", "teacher")
     }
     groups = experiment.groups(**names, saved=saved.options if saved and _same(saved, names) else None)
-    made = options.grouped("Flags", _with_defaults(saved), groups)
-    flags = options.parse(made, arguments, "gps train", DESCRIPTION)
+    made = options.grouped("Flags", _with_defaults(kind, saved), groups)
+    flags = options.parse(made, arguments, prog, description)
     config = experiment.from_flags(flags, saved)
     _check(flags)
     if saved is not None:
         _check_same(config, saved)
-    path = Path(flags.run_dir or f"runs/{_slug(config)}")
-    saving = loop.Saving(flags.checkpoint_every, flags.keep)
-    run_training(config, path, console, saving, resume=flags.resume)
+    return flags, config, Path(flags.run_dir or f"runs/{_slug(config)}")
+
+
+def finish(flags: Any, config: Config, path: Path, console: Console) -> None:
+    """Judges what was trained, and says where it is."""
     evaluate.finish(config, path, console, evaluate.Worlds(flags.episodes), flags.film)
     kept = f"run kept in {path}: see {path / 'report.md'}"
     console.print(kept, highlight=False, markup=False, soft_wrap=True)
@@ -81,8 +96,12 @@ def run_training(
     saving: loop.Saving,
     resume: bool = False,
     label: str = "train",
+    algorithm: Algorithm | None = None,
 ) -> None:
     """Trains in run directory `path`, new or resumed.
+
+    With `algorithm` in the place of the config's it is the command `label` that trains, without a bar, for it
+    talks to somebody.
 
     Raises:
         RunError: the directory is in use, or taken and `resume` is False.
@@ -91,7 +110,7 @@ def run_training(
     if not resume:
         run.reserve(path)
     experiment.check(config)
-    algorithm = experiment.algorithm(config)
+    command, algorithm = ("train", experiment.algorithm(config)) if algorithm is None else (label, algorithm)
     with run.locked(path), loop.stop_signals():
         if not resume:
             run.reserve(path)
@@ -100,11 +119,12 @@ def run_training(
         run.write_json(path / "config.json", experiment.to_json(config))
         records = run.read_lines(path / "metrics.jsonl")
         try:
-            with progress.iterations(console, label, config.iterations, records) as show:
+            bar = command == "train"
+            with progress.iterations(console, label, config.iterations, records, bar) as show:
                 loop.train(algorithm, config, path, saving, show)
         except BaseException as error:
             how = "stopped and saved" if isinstance(error, KeyboardInterrupt) else "stopped by an error, kept"
-            again = f"{how}; continue with: gps train --run-dir {shlex.quote(str(path))} --resume"
+            again = f"{how}; continue with: gps {command} --run-dir {shlex.quote(str(path))} --resume"
             console.print(again, highlight=False, markup=False, soft_wrap=True)
             raise
 
@@ -135,16 +155,16 @@ def _same(saved: Config, names: dict[str, str]) -> bool:
     return all(getattr(saved, name) == value for name, value in names.items())
 
 
-def _with_defaults(saved: Config | None) -> type:
-    """`Flags` whose defaults are those of the saved run."""
+def _with_defaults(kind: type[Flags], saved: Config | None) -> type:
+    """`kind` whose defaults are those of the saved run."""
     if saved is None:
-        return Flags
+        return kind
     fields = [
         (name, Flags.__annotations__[name], getattr(saved, name))
         for name in ("algorithm", "env", "teacher", "seed")
     ]
     fields.append(("iterations", int, saved.iterations))
-    return dataclasses.make_dataclass("Flags", fields, bases=(Flags,))
+    return dataclasses.make_dataclass("Flags", fields, bases=(kind,))
 
 
 LARGEST_SEED = 2**63 - 1

@@ -8,6 +8,7 @@
 See `gps.types` for the shapes these functions share.
 """
 
+from students.crowd import crowd
 from students.fit import Fit, FitState, adam, fit
 from students.frame_stack import frame_stack
 from students.linearize import linearise
@@ -32,6 +33,7 @@ __all__ = [
     "adam",
     "classifier",
     "cnn",
+    "crowd",
     "dave2",
     "fit",
     "frame_stack",

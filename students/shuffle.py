@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, UInt
 
-__all__ = ["seed_of", "stream"]
+__all__ = ["mixed", "seed_of", "stream"]
 
 ROUNDS = 24
 """Enough that permutations of small n pass a chi-square test, see `tests/test_fit.py`."""
@@ -46,7 +46,7 @@ def stream(
         shift = jnp.where(wraps, shifts_next[r], shifts_now[r])
         salt = jnp.where(wraps, salts_next[r], salts_now[r])
         partner = jnp.where(shift >= position, shift - position, shift + period - position)
-        swap = _hash(jnp.maximum(position, partner) ^ salt) >> 31
+        swap = mixed(jnp.maximum(position, partner) ^ salt) >> 31
         return jnp.where(swap == 1, partner, position)
 
     # a loop, for in one expression of all rounds XLA writes each out as often as the next one reads it
@@ -59,11 +59,11 @@ def _round_keys(
 ) -> tuple[UInt[Array, " rounds"], UInt[Array, " rounds"]]:
     """For every round the sum that pairs the elements, and the salt of the coin that swaps a pair."""
     counter = jnp.arange(1, 2 * ROUNDS + 1, dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
-    words = _hash(_hash(counter ^ seed[0]) + epoch * jnp.uint32(0x85EBCA6B) + seed[1])
+    words = mixed(mixed(counter ^ seed[0]) + epoch * jnp.uint32(0x85EBCA6B) + seed[1])
     return words[:ROUNDS] % period, words[ROUNDS:]
 
 
-def _hash(word: UInt[Array, "..."]) -> UInt[Array, "..."]:
+def mixed(word: UInt[Array, "..."]) -> UInt[Array, "..."]:
     """A 32-bit mixer with low bias (Wellons, 'lowbias32')."""
     word = (word ^ (word >> SHIFT)) * jnp.uint32(MIX_1)
     word = (word ^ (word >> (SHIFT - 1))) * jnp.uint32(MIX_2)

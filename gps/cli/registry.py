@@ -57,6 +57,7 @@ ALGORITHM_NAMES = (
     "coaching",
     "dart",
     "safe_dagger",
+    "smile",
     "side_cameras",
     "mdgps",
     "pigps",
@@ -87,6 +88,7 @@ PARTNERS = {"pigps": "local_pi2"}
 STUDENTS: dict[str, str] = {
     **dict.fromkeys(("sac", "q_demo", "hybrid_q"), "students:squashed"),
     "dqfd": "students:ranked",
+    "smile": "students.crowd:mlps",
 }
 """The kind that an algorithm asks for, where the env's own will not do."""
 

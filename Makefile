@@ -1,6 +1,6 @@
 # make demo   set up, then PLATO, DAgger and BC on the quadrotor forest
 # make test   set up, then the whole test suite
-# Needs: python >= 3.11 with venv, a C++ compiler. Everything else comes from the package registry.
+# Needs: python >= 3.11 with venv and headers, a C++ compiler. Everything else comes from the package registry.
 
 VENV   ?= .venv
 # of this Makefile's own set-up; PYTHON=... chooses another interpreter
@@ -25,6 +25,7 @@ setup: $(STAMP)
 $(STAMP): $(SOURCES)
 	@test -n "$(PYTHON)" || { echo "error: no python >= 3.11 found; install one (Debian: apt install python3 python3-venv) or say PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "error: $(PYTHON) has no venv module; install it (Debian: apt install python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || { echo "error: $(PYTHON) has no headers (Python.h); install them (Debian: apt install python3-dev)" >&2; exit 1; }
 	@test -n "$(CXX_FOUND)" || { echo "error: no C++ compiler found; install one (Debian: apt install g++) or say CXX=/path/to/compiler" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

@@ -102,6 +102,14 @@ def test_what_was_shown_is_preferred_by_the_margin():
     assert np.mean(np.argmax(values, axis=1) == shown.choice) < 0.6
 
 
+def test_the_policy_is_the_average_of_late():
+    algorithm, found = course()
+    state = found[4][0]
+    policy = algorithm.policy(state)
+    assert same(policy, (state.target, state.variables[1]))
+    assert not same(policy[0], state.variables[0])
+
+
 def test_demonstrations_stay_while_its_own_steps_give_way():
     _, found = course()
     before, after = found[0][0], found[4][0]

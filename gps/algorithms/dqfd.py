@@ -97,7 +97,7 @@ def dqfd(
     by priority (|δ| + ε)^α, demonstrations with a bonus ε. The teacher's control is taken as the choice next
     to it. With `supervised` 0 it is double Q-learning with demonstrations in the replay. Beyond the paper:
     the target follows by Polyak averaging, and is the policy that is returned, for it is steadier than the
-    parameters of the last update (by a fifth better on `acrobot_discrete`).
+    parameters of the last update.
 
     Args:
         env: the task.

@@ -22,7 +22,7 @@ __all__ = ["Natural", "hybrid_pg", "natural"]
 class Natural(NamedTuple):
     """Settings of the policy's step."""
 
-    step: float = 0.05
+    step: float = 0.01
     """δ: ½ gᵀF⁻¹g of the step, about its KL divergence, nats."""
     weight: float = 0.1
     """λ₀ of the demonstrations, in units of the largest advantage."""
@@ -46,7 +46,7 @@ def hybrid_pg(
     weight: float = 0.1,
     decay: float = 0.95,
     wait: int = 15,
-    step: float = 0.05,
+    step: float = 0.01,
     damping: float = 1e-3,
     num_worlds: int = 32,
     num_steps: int = 64,

@@ -1,7 +1,7 @@
 """How far students drift from what they were taught on: BC, DART, DAgger and PLATO.
 
-In three tasks: the forest, where a crash ends an episode, the cart-pole, which falls by itself, and an arm that
-reaches, whose errors die out. The last two were named before they were measured.
+In three tasks: the forest, where a crash ends an episode, the cart-pole, which falls by itself, and an arm
+that reaches, whose errors die out. The last two were named before they were measured.
 """
 
 from collections.abc import Callable

@@ -30,9 +30,10 @@ def write(path: Path) -> list[str]:
 
 
 def command(config: dict[str, Any]) -> str:
-    """The `gps train` command line that makes this run again (up to where it was lengthened)."""
-    words = ["gps", "train"]
-    for name in ("algorithm", "env", "seed"):
+    """The command line that makes this run again (up to where it was lengthened)."""
+    asks = config["algorithm"] == "asked"
+    words = ["gps", "label", "--answers", "FILE"] if asks else ["gps", "train"]
+    for name in ("env", "seed") if asks else ("algorithm", "env", "seed"):
         words += [f"--{name}", str(config[name])]
     words += ["--iterations", str(config["planned"])]
     words += ["--teacher", config["teacher"]] if config.get("teacher") else []

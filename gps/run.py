@@ -5,6 +5,7 @@ metrics.jsonl     one line per iteration; the same bits for the same config, res
 timing.jsonl      seconds per iteration (kept apart, because clocks do not repeat themselves)
 checkpoints/N     full state after N iterations (`gps.checkpoint`)
 tensorboard/      events, if tensorboardX is installed
+answers.jsonl     what a person answered, question.png what was asked last (`gps label`)
 eval.json, *.png, flight.mp4, report.md      written at the end and by `gps eval`
 """
 

@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt
 
-from gps.types import Limits, Student
-from students.policies import mlp
+from gps.types import Student
 from students.shuffle import mixed
 
-__all__ = ["Crowd", "crowd", "mlps", "share"]
+__all__ = ["Crowd", "crowd", "share"]
 
 
 class Crowd(NamedTuple):
@@ -72,18 +71,6 @@ def crowd(student: Student, members: int) -> Student:
         return params, Crowd(jax.tree.map(mine, seen, statistics), shares)
 
     return Student(init, initial_carry, apply, apply_sequence, observe_statistics, student.unroll)
-
-
-def mlps(
-    nu: int,
-    members: int = 8,
-    hidden: tuple[int, ...] = (128, 128),
-    limits: Limits | None = None,
-    log_std: float = -1.0,
-    min_std: float = 0.0,
-) -> Student:
-    """A crowd of `students.mlp`; arguments as there."""
-    return crowd(mlp(nu, hidden, limits=limits, log_std=log_std, min_std=min_std), members)
 
 
 def share(variables: tuple[PyTree, Crowd], shares: Float[Array, " members"]) -> tuple[PyTree, Crowd]:

@@ -8,10 +8,14 @@ import numpy as np
 import pytest
 import small_tasks as tasks
 from commands import bits, gps
+from rich.console import Console
 from small_tasks import same
 
 import students
 from gps.algorithms.asked import asked
+from gps.cli.experiment import Scene
+from gps.cli.label import Session
+from gps.video import Drawing
 from students.policies import mlp
 
 KEY = jax.random.key(31)
@@ -64,6 +68,17 @@ def test_answers_become_the_labels_of_the_states_that_were_asked_about():
     assert states[-1].totals["teacher_queries"] == 12
     proposed = [questions.steps.student_mean[row] for questions in heard for row in questions.rows]
     np.testing.assert_array_equal(np.concatenate([q.proposed for q in heard]), np.stack(proposed))
+
+
+def test_an_error_costs_the_same_in_every_control():
+    rows = go(lambda questions: questions.proposed, iterations=1)[0][-1].dataset
+    np.testing.assert_array_equal(rows.precision[:6], np.broadcast_to(np.eye(1), (6, 1, 1)))
+
+
+def test_a_run_that_is_lengthened_goes_on_learning_and_forgets_nothing():
+    states, _, _ = go(lambda questions: np.full((6, 1), 0.4), iterations=5, updates=20)
+    assert int(np.sum(states[-1].dataset.weight > 0)) == 5 * 6
+    assert not same(states[-1].fit.variables[0], states[-2].fit.variables[0])
 
 
 def test_the_student_learns_what_it_was_told():
@@ -145,11 +160,44 @@ def test_answers_to_other_questions_are_not_taken(tmp_path, capsys):
     file.write_text("0\n" * 4)
     assert gps(capsys, "label", *TOY, "--answers", file, "--run-dir", run)[0] == 1
     rows = answers(run)
+    assert rows[1]["answer"] == "0"
     rows[3]["state"][0] += 1
     (run / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     code, _, err = gps(capsys, "label", "--answers", file, "--run-dir", run, "--resume")
     assert code == 1
     assert "answer 1 of iteration 2 was given to another question" in err
+
+
+def test_answers_outlive_checkpoints(tmp_path, capsys, monkeypatch):
+    file, run = tmp_path / "answers.txt", tmp_path / "run"
+    file.write_text("0.25\n" * 4)
+    rare = ["--checkpoint-every", 2]
+    assert gps(capsys, "label", *TOY, *rare, "--answers", file, "--run-dir", run)[0] == 1
+    assert not (run / "checkpoints").exists() and len(answers(run)) == 4
+    monkeypatch.setattr("sys.stdin", io.StringIO("q\n"))
+    code, out, _ = gps(capsys, "label", "--run-dir", run, "--resume", "--no-picture")
+    assert code == 130
+    assert "question 2 of 3 of iteration 2" in out
+    assert len(answers(run)) == 4
+
+
+def test_a_question_is_a_picture_too_and_the_same_is_what_the_student_does(tmp_path):
+    env = tasks.road()
+
+    def frames(env, shown, titles, steps):
+        drawn.append(float(shown.xs[0, steps[0], 0]))
+        yield np.zeros((4, 4, 3), np.uint8)
+
+    drawn: list[float] = []
+    scene = Scene(env, tasks.road_teacher, tasks.affine(), Drawing(frames), lambda: None, None)
+    terminal = Console(file=io.StringIO())
+    terminal.input = lambda prompt: "same"
+    session = Session(scene, tmp_path, terminal, None, True)
+    (_, state), _, heard = go(session, iterations=1)
+    assert drawn == [float(heard[0].steps.x[row][0]) for row in heard[0].rows]
+    assert (tmp_path / "question.png").exists()
+    np.testing.assert_allclose(state.dataset.mean[:6], heard[0].proposed, rtol=1e-6)
+    assert np.any(heard[0].proposed != 0)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +214,21 @@ def test_bad_commands_say_why(words, message, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_bad_line_of_a_file_is_named(tmp_path, capsys):
+@pytest.mark.parametrize("word", ["left", "nan", "inf", "0 0"])
+def test_a_bad_line_of_a_file_is_named(word, tmp_path, capsys):
     file = tmp_path / "answers.txt"
-    file.write_text("0.5\nleft\n")
+    file.write_text(f"\ufeff0.5\n{word}\n")
     code, _, err = gps(capsys, "label", *TOY, "--answers", file, "--run-dir", tmp_path / "run")
     assert code == 1
-    assert "answer 2 of the file: expected 1 numbers within [-1.] and [1.], same or skip, came 'left'" in err
+    wanted = "expected 1 numbers within [-1.] and [1.], same or skip"
+    assert f"answer 2 of the file: {wanted}, came '{word}'" in err
+
+
+def test_other_commands_do_not_ask(tmp_path, capsys):
+    for command in (
+        ["train", "--algorithm", "asked", "--env", "toys:line", "--run-dir", tmp_path / "r"],
+        ["compare", "--algorithms", "asked", "bc", "--envs", "toys:line", "--out", tmp_path / "r"],
+    ):
+        code, _, err = gps(capsys, *command)
+        assert (code, err) == (2, "gps: error: asked asks a person: run it by gps label\n")
+        assert not (tmp_path / "r").exists()

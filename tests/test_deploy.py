@@ -14,7 +14,8 @@ from gps.export import ExportError, export
 from gps.rollout import clip_control
 from gps.run import RunError
 from gps.types import Limits
-from students import classifier, cnn, dave2, frame_stack, gru, lstm, mlp, spatial_softmax
+from students import classifier, cnn, crowd, dave2, frame_stack, gru, lstm, mlp, spatial_softmax
+from students.crowd import share
 
 KEY = jax.random.key(0)
 LIMITS = Limits(np.array([-1.0, -2.0]), np.array([1.0, 0.5]))
@@ -29,9 +30,16 @@ KINDS = {
     "lstm": (partial(lstm, size=5, hidden=(4,)), None),
     "cnn + gru": (partial(cnn, layers=TINY, memory="gru", size=5), (9, 8)),
     "stack": (lambda nu, limits: frame_stack(cnn(nu, layers=TINY, limits=limits), 3), (9, 8)),
+    "crowd": (lambda nu, limits: several(mlp(nu, (8,), limits=limits), (0.3, 0.7)), None),
     "mixture": (partial(cnn, layers=TINY, components=3), (9, 8)),
     "classifier": (partial(classifier, layers=TINY, choices=((0.5, 0.1), (-0.5, -1.0))), (9, 8)),
 }
+
+
+def several(student, shares):
+    """A crowd with these shares."""
+    made = crowd(student, len(shares))
+    return made._replace(init=lambda key, obs: share(made.init(key, obs), jnp.array(shares)))
 
 
 def made(name, steps=6, seed=0):

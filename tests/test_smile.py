@@ -1,5 +1,7 @@
 """SMILe: who acts in a crowd, whose parameters move, and how much of the teacher is left."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from small_tasks import same
 
 import students
 from gps.algorithms.smile import shares, smile
+from gps.algorithms.trials import on_test_worlds
 from gps.episodes import TEACHER
 from students.crowd import crowd, share
 
@@ -111,6 +114,11 @@ def test_each_iteration_makes_one_member_from_its_own_labels_alone():
         p = 0.7**i
         assert abs(share_left - p) < 4 * np.sqrt(p * (1 - p) / 320) + 1e-9
     assert not same(states[1].dataset.obs, states[2].dataset.obs)
+    rows, driver = states[3].dataset, algorithm.policy(states[2])
+    mixture = crowd(students.mlp(1, (4,)), 3)
+    acts = jax.vmap(lambda one: mixture.apply(driver, one, mixture.initial_carry(one))[0].mode())(rows.obs)
+    own = np.asarray(rows.behaviour) != TEACHER
+    np.testing.assert_allclose(rows.action[own], np.clip(acts[own], *env.limits), atol=1e-5)
     np.testing.assert_allclose(algorithm.policy(states[2])[1].shares, shares(0.3, 3, jnp.int32(2)))
     counts = {int(leaf) for leaf in jax.tree.leaves(states[3].fit.opt_state) if leaf.dtype == jnp.int32}
     assert counts == {5}, "the optimiser begins afresh"
@@ -119,14 +127,39 @@ def test_each_iteration_makes_one_member_from_its_own_labels_alone():
 @pytest.mark.parametrize(
     ("student", "changed", "message"),
     [
-        (students.mlp(1, (4,)), {}, "give it a students.crowd.student, 3., got no crowd"),
+        (students.mlp(1, (4,)), {}, "give it a students.crowd.student, 3. .*got no crowd"),
         (crowd(students.mlp(1, (4,)), 2), {}, "in each of 3 iterations.*got 2"),
         (crowd(students.mlp(1, (4,)), 3), {"alpha": 0.0}, "alpha must be in .0, 1., got 0.0"),
+        (crowd(students.mlp(1, (4,)), 3), {"test_worlds": -1}, "test_worlds must be at least 0, got -1"),
     ],
 )
 def test_what_cannot_work_is_said(student, changed, message):
     with pytest.raises(ValueError, match=message):
         smile(tasks.road(), tasks.road_teacher, student, iterations=3, **SMALL | changed).init(KEY)
+
+
+def test_what_is_tried_is_the_mixture():
+    env, several = tasks.road(), crowd(students.mlp(1, (4,)), 2)
+    algorithm = smile(env, tasks.road_teacher, several, iterations=2, **SMALL | {"test_worlds": 3})
+    state = algorithm.init(KEY)
+    for i in range(2):
+        state, info = algorithm.step(jax.random.fold_in(KEY, i), state)
+    wanted = on_test_worlds(env, several, 3)(algorithm.policy(state))
+    assert same(wanted, {name: info[name] for name in wanted})
+    alone = on_test_worlds(env, several, 3)(state.fit.variables)
+    assert not same(wanted, alone)
+
+
+def test_the_crowd_is_full_at_last_and_nobody_joins_who_learned_nothing():
+    env, several = tasks.road(), crowd(students.mlp(1, (4,)), 1)
+    algorithm = smile(env, tasks.road_teacher, several, iterations=1, **SMALL)
+    state, _ = algorithm.step(KEY, algorithm.init(KEY))
+    with pytest.raises(ValueError, match="all 1 members of the crowd are made"):
+        algorithm.step(KEY, state)
+    dumb = functools.partial(tasks.road_teacher, disowned=-1.0)
+    algorithm = smile(env, dumb, several, iterations=1, **SMALL)
+    with pytest.raises(ValueError, match="member 1 learns nothing: the teacher refused every label"):
+        algorithm.step(KEY, algorithm.init(KEY))
 
 
 def test_a_crowd_of_nobody_is_refused():

@@ -23,6 +23,8 @@ from students.losses import LossName
 
 __all__ = ["Ask", "Questions", "asked"]
 
+ROOM = 100
+"""Iterations whose answers are kept at least: a run that is lengthened forgets none of them."""
 SKIPPED = 1
 """Status of a label: nobody said what should be done."""
 
@@ -73,7 +75,7 @@ def asked(
         num_steps: control steps per world and iteration.
         updates: gradient updates per iteration.
         batch_size: labels per update.
-        learning_rate: of Adam, decayed over the last iterations.
+        learning_rate: of Adam, decayed over the last updates of each iteration.
         loss: what the student minimises over the labels, see `students.losses`.
         test_worlds: worlds on which the student alone is tried after each iteration.
 
@@ -118,7 +120,8 @@ def asked(
         _check(answers, len(rows), env)
         return learn(state.dataset, steps, jnp.asarray(answers))
 
-    return aggregation(env, student, gather, iterations * len(rows), budget, loss=loss)
+    capacity = max(iterations, ROOM) * len(rows)
+    return aggregation(env, student, gather, capacity, budget, loss=loss, periodic=True)
 
 
 def _labels(u: Float[Array, "T W nu"], at: tuple[np.ndarray, ...], answers: Array, given: Array) -> Action:

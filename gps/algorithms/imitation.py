@@ -128,14 +128,18 @@ def aggregation(
     *,
     loss: LossName = "kl",
     augment: Augment | None = None,
+    periodic: bool = False,
 ) -> Algorithm:
     """Each iteration `gather` adds labels to a dataset of `capacity` steps, and the student is fitted to all.
+
+    The learning rate falls to 0 in the last iterations; `periodic`, in the last updates of each.
 
     Raises:
         ValueError: a budget that cannot be spent, or no such loss.
     """
     _check(budget)
-    optimizer = adam(budget.learning_rate, updates=budget.iterations * budget.updates)
+    life = budget.updates * (1 if periodic else budget.iterations)
+    optimizer = adam(budget.learning_rate, updates=life, periodic=periodic)
     if env.mirror is not None:
         augment = reflect(env.mirror) if augment is None else chain(reflect(env.mirror), augment)
     size, updates = budget.batch_size, budget.updates

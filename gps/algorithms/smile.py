@@ -38,7 +38,7 @@ def smile(
 ) -> Algorithm:
     """In iteration i a new member learns from the teacher's labels of what the mixture before it has met.
 
-    Algorithm 3.1: the policy that drives is π^i = (1 − α)^i π* + Σ_{j ≤ i} α (1 − α)^{j−1} π̂_j, each step by
+    The policy that drives is π^i = (1 − α)^i π* + Σ_{j ≤ i} α (1 − α)^{j−1} π̂_j, each step by
     one of them; π̂_i is fitted to the labels of iteration i alone. The policy returned leaves the teacher out,
     and shares its part among the members.
 
@@ -57,11 +57,14 @@ def smile(
         test_worlds: worlds on which the policy is tried after each iteration.
 
     Raises:
-        ValueError: alpha is not a share; from `init`, a student that is no crowd, or one that is too small.
+        ValueError: alpha is not a share; from `init`, a student that is no crowd, or one that is too small;
+            from `step`, no member that is left, or no label for it.
     """
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha must be in (0, 1], got {alpha}")
     budget = Budget(iterations, num_worlds, num_steps, updates, batch_size, learning_rate, 0)
+    if test_worlds < 0:
+        raise ValueError(f"test_worlds must be at least 0, got {test_worlds}")
     try_out = on_test_worlds(env, student, test_worlds)
 
     @cpu_jit
@@ -75,24 +78,30 @@ def smile(
         )
         return data.add(forgotten, rows), summary(steps) | {"samples": jnp.sum(rows.weight > 0)}
 
-    one_member = budget._replace(iterations=1)
-    inner = aggregation(env, student, gather, num_worlds * num_steps, one_member, loss=loss)
+    inner = aggregation(env, student, gather, num_worlds * num_steps, budget, loss=loss, periodic=True)
 
     def init(key: Key[Array, ""]) -> ImitationState:
         state = inner.init(key)
         if _members(state) < iterations:
             raise ValueError(
                 f"smile makes a new member in each of {iterations} iterations: give it a "
-                f"students.crowd(student, {iterations}), got {_members(state) or 'no crowd'}"
+                f"students.crowd(student, {iterations}) (--student.members {iterations}), got "
+                f"{_members(state) or 'no crowd'}"
             )
         return state
 
     def step(key: Key[Array, ""], state: ImitationState) -> tuple[ImitationState, dict[str, Any]]:
+        if int(state.iteration) >= _members(state):
+            raise ValueError(
+                f"all {_members(state)} members of the crowd are made: begin a longer run with a larger crowd"
+            )
         alone = jax.nn.one_hot(state.iteration, _members(state), dtype=jnp.float32)
         afresh = jax.tree.map(jnp.zeros_like, state.fit.opt_state)
         variables = share(state.fit.variables, alone)
         ready = state.fit._replace(variables=variables, opt_state=afresh, start=variables[1])
         done, info = inner.step(key, state._replace(fit=ready))
+        if not int(info["samples"]):
+            raise ValueError(f"member {int(done.iteration)} learns nothing: the teacher refused every label")
         return done, info | try_out(policy(done))
 
     def policy(state: ImitationState) -> tuple[PyTree, PyTree]:

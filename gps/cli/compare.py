@@ -118,6 +118,7 @@ def _cell(flags: Flags, env: str, algorithm: str, seed: int) -> Cell:
 
 
 def _check(cell: Cell) -> None:
+    train.refuse_asking(cell.config)
     if not (cell.path / "config.json").exists():
         return
     saved = experiment.from_json(run.read_config(cell.path))

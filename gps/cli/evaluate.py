@@ -176,7 +176,8 @@ def trained(config: Config, path: Path, iteration: int | None = None) -> tuple[i
     algorithm = experiment.algorithm(config)
     done, state = loop.last_state(algorithm, config, path, iteration)
     if done == 0:
-        raise run.RunError(f"no checkpoint in {path} yet; train it: gps train --run-dir {path} --resume")
+        command = "label" if config.algorithm == "asked" else "train"
+        raise run.RunError(f"no checkpoint in {path} yet; train it: gps {command} --run-dir {path} --resume")
     return done, algorithm.policy(state)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from gps.cli.registry import UsageError
 __all__ = ["DESCRIPTION", "Session", "main"]
 
 DESCRIPTION = (
-    "The student drives, then you say what it should have done: at every so manieth step (--algorithm.every) "
-    "a control is asked for, and the student learns from all answers so far. They are kept in the run "
-    "(answers.jsonl); stop at any question, and go on with --resume. With --answers a file is asked: line k "
-    "answers question k of the run, by numbers, 'same' (as the student does) or 'skip'; # begins a remark."
+    "The student drives, then you say what it should have done: every so many steps (--algorithm.every) a "
+    "control is asked for, and the student learns from all answers so far. They are kept in the run "
+    "(answers.jsonl); stop at any question, and go on with --resume. With --answers a file is asked: a line "
+    "for each question of the run, numbers, 'same' (as the student does) or 'skip'; # begins a remark."
 )
 
 LOG = "answers.jsonl"
@@ -44,9 +45,12 @@ class Flags(train.Flags):
 
 def main(arguments: Sequence[str], console: Console) -> None:
     """Runs the command."""
-    flags, config, path = train.asked_for(arguments, Flags, "gps label", DESCRIPTION)
+    flags, config, path = train.parsed(arguments, Flags, "gps label", DESCRIPTION)
     if config.algorithm != "asked":
-        raise UsageError(f"gps label is the algorithm asked, not {config.algorithm}: leave --algorithm out")
+        raise UsageError(
+            f"gps label is the algorithm asked, not {config.algorithm}: leave --algorithm out, and resume "
+            "what gps label has begun"
+        )
     lines = None if flags.answers is None else _lines(Path(flags.answers))
     session = Session(experiment.scene(config), path, console, lines, flags.picture)
     saving = loop.Saving(flags.checkpoint_every, flags.keep)
@@ -81,14 +85,14 @@ class Session:
                 given to other questions.
             KeyboardInterrupt: the person stops.
         """
-        run.truncate_lines(self.path / LOG, questions.iteration + 1)  # a line that a kill cut short goes
+        run.truncate_lines(self.path / LOG, sys.maxsize)  # nothing but a line that a kill cut short goes
         given = run.read_lines(self.path / LOG)
         before = [row for row in given if row["iteration"] == questions.iteration + 1]
         answers = []
         for i, (t, world) in enumerate(questions.rows):
             x = np.asarray(questions.steps.x[t, world], float)
             if i < len(before):
-                if not np.array_equal(before[i]["state"], x):
+                if not np.array_equal(before[i].get("state", ()), x) or "answer" not in before[i]:
                     raise run.RunError(
                         f"{self.path / LOG}: answer {i + 1} of iteration {questions.iteration + 1} was given "
                         "to another question (other versions, or an edited file): start a new run"
@@ -108,6 +112,7 @@ class Session:
         proposed = questions.proposed[i]
         if self.lines is not None:
             if number >= len(self.lines):
+                self._show(asks, questions, i)
                 raise run.RunError(
                     f"the file has {len(self.lines)} answers, {asks} is number {number + 1} of the run: add "
                     "lines, or answer in the terminal"
@@ -178,7 +183,8 @@ class Session:
             control = np.asarray([float(word) for word in text.replace(",", " ").split()])
         except ValueError:
             raise ValueError(f"{expected}, came {text!r}") from None
-        if control.shape != (env.nu,) or not np.all((low <= control) & (control <= high)):
+        finite = control.shape == (env.nu,) and np.all(np.isfinite(control))
+        if not finite or not np.all((low <= control) & (control <= high)):
             raise ValueError(f"{expected}, came {text!r}")
         return control
 
@@ -191,7 +197,11 @@ def _lines(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise UsageError(f"--answers: there is no file '{path}'")
-    stripped = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except ValueError as error:
+        raise UsageError(f"--answers: '{path}' is no text: {error}") from None
+    stripped = (line.partition("#")[0].strip() for line in text.splitlines())
     return [line for line in stripped if line]
 
 

@@ -4,7 +4,9 @@ Wherever a name is expected, `module:factory` does as well: your own env or algo
 """
 
 import difflib
+import functools
 import importlib
+import inspect
 import sys
 import typing
 from collections.abc import Callable, Iterable
@@ -12,7 +14,7 @@ from typing import Any, NamedTuple
 
 from gps.algorithms.defaults import ENVS as ENV_NAMES
 from gps.algorithms.defaults import local_teacher_factory, student_factory, teacher_factory
-from gps.types import Env, LocalTeacher
+from gps.types import Env, LocalTeacher, Student
 from gps.video import Drawing
 
 __all__ = [
@@ -85,10 +87,13 @@ TEACHERS = {
 PARTNERS = {"pigps": "local_pi2"}
 """The one that an algorithm is published with, where that is not the env's own."""
 
+CROWD = "crowd"
+"""Several of the env's own (`students.crowd`)."""
+
 STUDENTS: dict[str, str] = {
     **dict.fromkeys(("sac", "q_demo", "hybrid_q"), "students:squashed"),
     "dqfd": "students:ranked",
-    "smile": "students.crowd:mlps",
+    "smile": CROWD,
 }
 """The kind that an algorithm asks for, where the env's own will not do."""
 
@@ -132,7 +137,7 @@ def algorithm_factory(name: str) -> Callable[..., Any]:
 def task(name: str, local_teacher: str = "", student: str = "") -> Task:
     """The factories of env `name`, with its own local teacher or the one called `local_teacher`.
 
-    Likewise its own student, or the kind that the import path `student` names.
+    Likewise its own student, or several of them (`CROWD`), or the kind that the import path `student` names.
 
     Its module may bring its own `teacher` and `student` factories, `TEACHER` and `STUDENT`, defaults of their
     keyword arguments, and a `drawing`; where it does not, the general ones serve.
@@ -145,7 +150,8 @@ def task(name: str, local_teacher: str = "", student: str = "") -> Task:
     chosen = load(_path("teacher", local_teacher, TEACHERS)) if local_teacher else None
     drawing = load(DRAWINGS[name]) if name in DRAWINGS else getattr(module, "drawing", None)
     local = local_teacher_factory(module, chosen)
-    pupil = load(student) if student else student_factory(module)
+    pupil = load(student) if student not in ("", CROWD) else student_factory(module)
+    pupil = _crowd_of(pupil) if student == CROWD else pupil
     return Task(factory, teacher_factory(module), local, pupil, drawing)
 
 
@@ -189,6 +195,24 @@ def load(path: str) -> Any:
         return getattr(module, name)
     except AttributeError:
         raise UsageError(f"{module_name} has no {name!r}{suggest(name, vars(module))}") from None
+
+
+def _crowd_of(factory: Callable[..., Student]) -> Callable[..., Student]:
+    """A factory of crowds, with one option more than that of its members."""
+
+    def make(*args: Any, members: int = 8, **options: Any) -> Student:
+        return load("students:crowd")(factory(*args, **options), members)
+
+    base = factory.func if isinstance(factory, functools.partial) else factory
+    several = inspect.Parameter("members", inspect.Parameter.KEYWORD_ONLY, default=8, annotation=int)
+    own = inspect.signature(factory)
+    kept = [one for one in own.parameters.values() if one.kind != inspect.Parameter.VAR_KEYWORD]
+    make.__name__ = base.__name__
+    make.__signature__ = own.replace(parameters=[*kept, several])  # type: ignore[attr-defined]
+    make.__annotations__ = typing.get_type_hints(base) | {"members": int}
+    doc = inspect.getdoc(base) or ""
+    make.__doc__ = doc.replace("Args:\n", "Args:\n    members: of the crowd, each as follows.\n", 1)
+    return make
 
 
 def _path(kind: str, name: str, table: dict[str, str]) -> str:

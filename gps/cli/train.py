@@ -14,7 +14,16 @@ from gps.cli.experiment import Config
 from gps.cli.registry import UsageError
 from gps.types import Algorithm
 
-__all__ = ["DESCRIPTION", "Flags", "asked_for", "finish", "main", "note_versions", "run_training"]
+__all__ = [
+    "DESCRIPTION",
+    "Flags",
+    "finish",
+    "main",
+    "note_versions",
+    "parsed",
+    "refuse_asking",
+    "run_training",
+]
 
 DESCRIPTION = (
     "Trains a student. Name an --algorithm and an --env to see their own options; `gps algorithms` and "
@@ -53,13 +62,14 @@ class Flags:
 
 def main(arguments: Sequence[str], console: Console) -> None:
     """Runs the command."""
-    flags, config, path = asked_for(arguments, Flags, "gps train", DESCRIPTION)
+    flags, config, path = parsed(arguments, Flags, "gps train", DESCRIPTION)
+    refuse_asking(config)
     saving = loop.Saving(flags.checkpoint_every, flags.keep)
     run_training(config, path, console, saving, resume=flags.resume)
     finish(flags, config, path, console)
 
 
-def asked_for(
+def parsed(
     arguments: Sequence[str], kind: type[Flags], prog: str, description: str
 ) -> tuple[Any, Config, Path]:
     """(flags, config, run directory) of a command line whose options are those of `kind` and the four groups.
@@ -80,6 +90,12 @@ def asked_for(
     if saved is not None:
         _check_same(config, saved)
     return flags, config, Path(flags.run_dir or f"runs/{_slug(config)}")
+
+
+def refuse_asking(config: Config) -> None:
+    """Raises the UsageError of an algorithm that has nobody to ask here."""
+    if config.algorithm == "asked":
+        raise UsageError("asked asks a person: run it by gps label")
 
 
 def finish(flags: Any, config: Config, path: Path, console: Console) -> None:

@@ -164,6 +164,18 @@ def _extreme(call: Call) -> int:
     return call.emit(call.eqn.primitive.name, call.sources, axis=int(axis), dtype=dtype)
 
 
+def _bits(call: Call) -> int:
+    if call.dtype(0).itemsize != call.result().dtype.itemsize:
+        raise call.refuse(" into numbers of another size")
+    return call.emit("view", call.sources, dtype=np.dtype(call.result().dtype).name)
+
+
+def _shift(call: Call) -> int:
+    if call.dtype(0).kind != "u":
+        raise call.refuse(" of signed numbers")
+    return call.emit("shift_right", call.sources)
+
+
 def _cumsum(call: Call) -> int:
     axis, backwards, slot = int(call.eqn.params["axis"]), call.eqn.params["reverse"], call.sources[0]
     slot = call.emit("flip", [slot], axes=(axis,)) if backwards else slot
@@ -249,6 +261,7 @@ TRANSLATIONS: dict[str, Callable[[Call], int | list[int]]] = {
     **dict.fromkeys(("argmax", "argmin"), _extreme),
     **dict.fromkeys(("expand_dims", "reshape", "squeeze"), _reshape),
     **dict.fromkeys(("gather", "pad"), _moves),
+    "bitcast_convert_type": _bits,
     "broadcast_in_dim": _broadcast,
     "concatenate": _concatenate,
     "convert_element_type": _cast,
@@ -260,6 +273,7 @@ TRANSLATIONS: dict[str, Callable[[Call], int | list[int]]] = {
     "rev": _axes("flip", "dimensions"),
     "round": _round,
     "select_n": _select,
+    "shift_right_logical": _shift,
     "slice": _slice,
     "split": _split,
     "stack": _stack,

@@ -154,6 +154,20 @@ def _split(call: Call) -> list[int]:
     return found
 
 
+def _unstack(call: Call) -> list[int]:
+    """Arrays taken apart: jax 0.11 has a primitive for it."""
+    shape, axis = call.shape(0), int(call.eqn.params["axis"])
+    rest = tuple(size for i, size in enumerate(shape) if i != axis)
+    found = []
+    for begin in range(shape[axis]):
+        start, stop = [0] * len(shape), list(shape)
+        start[axis], stop[axis] = begin, begin + 1
+        step = (1,) * len(shape)
+        one = call.emit("slice", call.sources, start=tuple(start), stop=tuple(stop), step=step)
+        found.append(call.emit("reshape", [one], shape=rest))
+    return found
+
+
 def _axes(name: str, setting: str) -> Callable[[Call], int]:
     """The primitive with this parameter is the operation `name` along these axes."""
     return lambda call: call.emit(name, call.sources, axes=tuple(map(int, call.eqn.params[setting])))
@@ -278,4 +292,5 @@ TRANSLATIONS: dict[str, Callable[[Call], int | list[int]]] = {
     "split": _split,
     "stack": _stack,
     "transpose": _axes("transpose", "permutation"),
+    "unstack": _unstack,
 }

@@ -74,6 +74,7 @@ def test_who_acts_alone_learns_alone():
         assert not np.any(leaf[0]) and not np.any(leaf[2])
 
 
+@pytest.mark.slow
 def test_a_crowd_of_students_that_remember():
     one = students.gru(1, 4, (4,))
     several = crowd(one, 2)
@@ -138,6 +139,7 @@ def test_what_cannot_work_is_said(student, changed, message):
         smile(tasks.road(), tasks.road_teacher, student, iterations=3, **SMALL | changed).init(KEY)
 
 
+@pytest.mark.slow
 def test_what_is_tried_is_the_mixture():
     env, several = tasks.road(), crowd(students.mlp(1, (4,)), 2)
     algorithm = smile(env, tasks.road_teacher, several, iterations=2, **SMALL | {"test_worlds": 3})

@@ -1,7 +1,6 @@
 """`gps label`: DAgger whose teacher is the person at the terminal, or whoever wrote a file of answers."""
 
 import dataclasses
-import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,16 +54,14 @@ def main(arguments: Sequence[str], console: Console) -> None:
     session = Session(experiment.scene(config), path, console, lines, flags.picture)
     saving = loop.Saving(flags.checkpoint_every, flags.keep)
     made = _algorithm(config, session)
-    train.run_training(config, path, console, saving, flags.resume, "label", made)
+    train.run_training(config, path, console, saving, flags.resume, "label", "label", made)
     train.finish(flags, config, path, console)
 
 
 def _algorithm(config: Config, session: "Session") -> Any:
     """That of the config, with somebody to ask."""
-    scene = experiment.scene(config)
-    known = inspect.signature(asked).parameters
-    chosen = {name: value for name, value in config.options["algorithm"].items() if name in known}
-    return asked(scene.env, None, scene.student, **chosen | {"ask": session, "iterations": config.planned})
+    scene, chosen = experiment.scene(config), config.options["algorithm"]
+    return asked(scene.env, None, scene.student, ask=session, iterations=config.planned, **chosen)
 
 
 class Session:
@@ -173,11 +170,11 @@ class Session:
             ValueError: it names no control, or one outside the limits.
         """
         env = self.scene.env
+        low, high = (np.asarray(side, float) for side in env.limits)
         if text == "same":
-            return np.clip(np.asarray(proposed, float), *(np.asarray(side, float) for side in env.limits))
+            return np.clip(np.asarray(proposed, float), low, high)
         if text == "skip":
             return np.full(env.nu, np.nan)
-        low, high = (np.asarray(side, float) for side in env.limits)
         expected = f"expected {env.nu} numbers within {_numbers(low)} and {_numbers(high)}, same or skip"
         try:
             control = np.asarray([float(word) for word in text.replace(",", " ").split()])

@@ -112,12 +112,13 @@ def run_training(
     saving: loop.Saving,
     resume: bool = False,
     label: str = "train",
+    command: str = "train",
     algorithm: Algorithm | None = None,
 ) -> None:
     """Trains in run directory `path`, new or resumed.
 
-    With `algorithm` in the place of the config's it is the command `label` that trains, without a bar, for it
-    talks to somebody.
+    `label` is how its lines begin, `command` what continues it. An `algorithm` in the place of the config's
+    talks to somebody: it has no bar.
 
     Raises:
         RunError: the directory is in use, or taken and `resume` is False.
@@ -126,7 +127,7 @@ def run_training(
     if not resume:
         run.reserve(path)
     experiment.check(config)
-    command, algorithm = ("train", experiment.algorithm(config)) if algorithm is None else (label, algorithm)
+    bar, algorithm = algorithm is None, algorithm or experiment.algorithm(config)
     with run.locked(path), loop.stop_signals():
         if not resume:
             run.reserve(path)
@@ -135,7 +136,6 @@ def run_training(
         run.write_json(path / "config.json", experiment.to_json(config))
         records = run.read_lines(path / "metrics.jsonl")
         try:
-            bar = command == "train"
             with progress.iterations(console, label, config.iterations, records, bar) as show:
                 loop.train(algorithm, config, path, saving, show)
         except BaseException as error:

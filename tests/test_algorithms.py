@@ -117,6 +117,7 @@ def on_the_road(name):
     return state, infos, jax.tree.map(np.asarray, apart(unseen, algorithm.policy(state)))
 
 
+@pytest.mark.slow
 def test_only_students_taught_on_their_own_states_stay_on_a_road_that_the_teacher_never_leaves():
     """The teacher keeps the offset at exactly zero, so its own states cannot show how to get back, and the
     plant multiplies an offset by 1.15 per step: what is left of the fit's error, a thousandth or more, grows

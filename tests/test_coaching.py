@@ -101,7 +101,7 @@ def test_labels_older_than_the_window_are_let_go():
     "planner",
     [
         pytest.param(teachers.ilqr, marks=pytest.mark.slow),
-        functools.partial(teachers.cem, samples=32),
+        pytest.param(functools.partial(teachers.cem, samples=32), marks=pytest.mark.slow),
         functools.partial(teachers.cem, samples=32, worlds=np.zeros(2)),  # contexts that it binds anew
     ],
 )

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 
+import pytest
 from commands import bits, gps, lines, start
 
 from gps import checkpoint, run
@@ -78,6 +79,7 @@ def test_compare_refuses_twins_and_makes_lost_reports_again(tmp_path, capsys):
     assert "--episodes must be at least 1, got 0" in gps(capsys, "demo", "--episodes", 0)[2]
 
 
+@pytest.mark.slow
 def test_compare_in_processes_of_their_own_makes_the_same_runs(tmp_path, capsys):
     variants = ["toys:imitate", "toys:imitate(rate=.3)"]
     words = ["compare", "--algorithms", *variants, "--envs", "toys:line", "--seeds", 0, 1, "--iterations", 3]

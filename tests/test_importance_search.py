@@ -112,6 +112,7 @@ def test_the_regulariser_falls_with_success(name):
         assert bool(info["accepted"]) != same(algorithm.policy(before), algorithm.policy(after))
 
 
+@pytest.mark.slow
 def test_what_is_worse_is_not_taken_and_the_best_policy_is_not_forgotten():
     """Steps that go far too far, more of them than policies are remembered."""
     _, env, student = made("gps2013")
@@ -220,7 +221,8 @@ def test_one_update_is_one_step():
     assert max(float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves(moved)) > 1e-4
 
 
-@pytest.mark.parametrize("density", [pytest.param("fitted", marks=pytest.mark.slow), "teacher"])
+@pytest.mark.slow
+@pytest.mark.parametrize("density", ["fitted", "teacher"])
 def test_students_that_remember_and_observations_with_parts(density):
     """The corridor's observations are a dict, its episodes fail now and then."""
     env = tasks.corridor()

@@ -163,6 +163,7 @@ def test_side_cameras_are_asked_of_a_task_that_has_them(env):
         side_cameras(history(env, 3), calm, mlp(1))
 
 
+@pytest.mark.slow
 def test_both_learn_from_as_many_frames(env):
     budget = {"iterations": 1, "num_worlds": 2, "updates": 3, "batch_size": 6, "test_worlds": 0}
     one = bc(env, calm, mlp(1, (4,)), num_steps=6, **budget)

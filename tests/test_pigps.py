@@ -42,6 +42,7 @@ def pi2_ran():
     return ran(pigps, local_pi2, 16, 15)
 
 
+@pytest.mark.slow
 def test_pigps_comes_near_the_best_that_can_be_done_without_a_model():
     infos = pi2_ran()[2]
     costs = [float(info["student_cost"]) for info in infos]

@@ -224,6 +224,7 @@ def distance_read(in_steps):
     return plant(step, cost, last, 2, 1, horizon=20, dt=0.1, limits=(-1e3, 1e3), nv=1, name="distance read")
 
 
+@pytest.mark.slow
 def test_it_is_no_worse_than_lqr_where_that_is_right_and_learns_where_that_sees_nothing():
     def run(make):
         def learn(in_steps):

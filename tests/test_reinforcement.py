@@ -38,7 +38,7 @@ ALGORITHMS = {
 }
 OFF_POLICY = ("sac", "q_demo", "hybrid_q")
 CHECKED = [
-    pytest.param(name, marks=pytest.mark.slow) if name in ("pretrain_finetune", "q_demo") else name
+    pytest.param(name, marks=pytest.mark.slow) if name in ("pretrain_finetune", "q_demo", "hybrid_q") else name
     for name in ALGORITHMS
 ]
 

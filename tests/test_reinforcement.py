@@ -37,10 +37,8 @@ ALGORITHMS = {
     "hybrid_q": (hybrid_q, OFF | {"demonstrations": 2}),
 }
 OFF_POLICY = ("sac", "q_demo", "hybrid_q")
-CHECKED = [
-    pytest.param(name, marks=pytest.mark.slow) if name in ("pretrain_finetune", "q_demo", "hybrid_q") else name
-    for name in ALGORITHMS
-]
+DEAR = ("pretrain_finetune", "q_demo", "hybrid_q")
+CHECKED = [pytest.param(name, marks=pytest.mark.slow) if name in DEAR else name for name in ALGORITHMS]
 
 
 def experience(T=9, W=3):

@@ -24,7 +24,7 @@ def episode(env, steps=12):
     context = env.sample_context(jax.random.key(1))
     x = np.asarray(env.bind(context).init(jax.random.key(2)))
     xs = np.tile(x, (2, steps, 1))
-    xs[:, :, 0] += 0.15 * np.arange(steps)
+    xs[:, :, 0] += 0.06 * np.arange(steps)
     context = jax.tree.map(lambda leaf: np.stack([leaf, leaf]), context)
     return Clip(context, xs, np.zeros((2, steps, env.nu)), np.array([steps, 5]), np.array([False, True]))
 

@@ -1,7 +1,7 @@
 """Every task of `envs` with the teacher that solves it and the student that learns it.
 
-The settings themselves stand beside each task (`TEACHER`, `LOCAL`, `STUDENT` in its module), because `envs`
-does not know `teachers` and `students`; here they are put together.
+The settings themselves stand beside each task (`TEACHER`, `PLANNER`, `LOCAL`, `STUDENT` in its module),
+because `envs` does not know `teachers` and `students`; here they are put together.
 """
 
 import functools
@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import students
+import teachers
 from gps.types import Env, LocalTeacher, Student
 from teachers.local_lqr import local_lqr
 from teachers.mpc import mpc
@@ -38,6 +39,7 @@ ENVS = (
     "forest_trail",
     "cartpole_pixels",
     "peg_images",
+    "adroit_door",
 )
 
 
@@ -69,8 +71,15 @@ def pairing(name: str, local: bool | Callable[..., LocalTeacher] = False, **opti
 
 
 def teacher_factory(module: ModuleType) -> Callable[..., Any]:
-    """`teachers.mpc`, or the module's own `teacher`, with the defaults that its `TEACHER` sets."""
-    return functools.partial(getattr(module, "teacher", mpc), **getattr(module, "TEACHER", {}))
+    """`teachers.mpc`, or the module's own `teacher`, with the defaults that its `TEACHER` sets.
+
+    It plans by iLQR unless the module's `PLANNER`, (name in `teachers`, settings), says otherwise.
+    """
+    settings = dict(getattr(module, "TEACHER", {}))
+    if hasattr(module, "PLANNER"):
+        name, options = module.PLANNER
+        settings["planner"] = functools.partial(getattr(teachers, name), **options)
+    return functools.partial(getattr(module, "teacher", mpc), **settings)
 
 
 def local_teacher_factory(

@@ -32,6 +32,9 @@ class Natural(NamedTuple):
     """Added to the Fisher matrix's diagonal."""
     solver_steps: int = 10
     """Of conjugate gradients."""
+    metric_steps: int = 2048
+    """Steps, drawn from those collected, that the Fisher matrix is a mean over, where there are more
+    (Schulman et al. 2015, appendix C)."""
 
 
 def hybrid_pg(
@@ -100,7 +103,7 @@ def hybrid_pg(
 
 
 def natural(student: Student, limits: Limits, settings: Natural) -> Improve:
-    """The policy's step: θ + √(2δ / gᵀF⁻¹g) F⁻¹g, F the Fisher matrix on what was collected.
+    """The policy's step: θ + √(2δ / gᵀF⁻¹g) F⁻¹g, F the Fisher matrix.
 
     It is halved as long as its KL divergence is more than 1.5 δ. Both terms of g are means over their steps;
     the paper sums, so that its λ₀ also weighs how many demonstrations there are.
@@ -130,10 +133,11 @@ def natural(student: Student, limits: Limits, settings: Natural) -> Improve:
             return jnp.mean(batch.advantage * jnp.exp(log_prob - batch.log_prob)) + weight * told, told
 
         (gain, told), slope = jax.value_and_grad(objective, has_aux=True)(theta)
-        now = jax.lax.stop_gradient(log_probs(student, variables, batch.windows, limits)[0])
+        some = _drawn(key, batch.windows, settings.metric_steps)
+        now = jax.lax.stop_gradient(log_probs(student, variables, some, limits)[0])
 
         def away(theta: Array) -> Array:
-            dists = log_probs(student, policy(theta), batch.windows, limits)[0]
+            dists = log_probs(student, policy(theta), some, limits)[0]
             return jnp.mean(jax.vmap(jax.vmap(lambda old, new: old.kl(new)))(now, dists))
 
         def fisher(vector: Array) -> Array:
@@ -148,6 +152,15 @@ def natural(student: Student, limits: Limits, settings: Natural) -> Improve:
         return (unravel(moved), statistics), labels, info
 
     return Improve(lambda variables, labels: labels, run)
+
+
+def _drawn(key: Array, windows: PyTree, count: int) -> PyTree:
+    """`count` of the windows, or all where there are no more."""
+    total = jax.tree.leaves(windows)[0].shape[0]
+    if total <= count:
+        return windows
+    rows = jax.random.choice(key, total, (count,), replace=False)
+    return jax.tree.map(lambda leaf: leaf[rows], windows)
 
 
 def _check(student: Student, settings: Natural) -> None:

@@ -135,6 +135,7 @@ def test_only_students_taught_on_their_own_states_stay_on_a_road_that_the_teache
     assert np.all(found["bc"][0].dataset.obs[:, 0] == 0)
 
 
+@pytest.mark.slow
 def test_drift_is_where_the_clone_fails():
     """BC's loss on the teacher's states says nothing about its own; the others' losses agree on both."""
     cloned, own = on_the_road("bc")[2], on_the_road("dagger")[2]

@@ -167,6 +167,7 @@ def test_a_setting_that_cannot_work_leaves_no_run_behind(tmp_path, monkeypatch, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_training_that_teaches_nothing_is_an_error(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     small = ["--algorithm.num-worlds", 2, "--algorithm.num-steps", 6, "--algorithm.updates", 3]
@@ -195,6 +196,7 @@ def test_damaged_records_are_named(tmp_path, capsys):
         assert "config.json" in err
 
 
+@pytest.mark.slow
 def test_a_task_of_ones_own_without_control_limits_is_trained_and_judged(tmp_path, capsys):
     """From MJCF to report with the real teacher, student and algorithm."""
     budget = ["--iterations", 2, "--algorithm.num-steps", 4, "--algorithm.num-worlds", 2]

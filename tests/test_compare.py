@@ -95,6 +95,7 @@ def test_compare_in_processes_of_their_own_makes_the_same_runs(tmp_path, capsys)
         assert (path / "eval.json").read_text() == (other / "eval.json").read_text()
 
 
+@pytest.mark.slow
 def test_compare_stops_its_processes_and_says_what_went_wrong_in_one(tmp_path):
     slow = "toys:imitate(pause=.2)"
     words = ["compare", "--envs", "toys:line", "--iterations", 100, "--jobs", 2, "--out", tmp_path / "c"]

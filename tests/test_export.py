@@ -47,6 +47,7 @@ def test_episodes_are_what_the_env_does_under_the_labels(recorded):
     np.testing.assert_array_equal(again.states, episodes[1].states)
 
 
+@pytest.mark.slow
 def test_gains_label_the_states_around(recorded):
     """The planner itself, asked at a state nearby, says what mean and gain foretell."""
     env, _, _ = recorded

@@ -37,7 +37,7 @@ ALGORITHMS = {
     "hybrid_q": (hybrid_q, OFF | {"demonstrations": 2}),
 }
 OFF_POLICY = ("sac", "q_demo", "hybrid_q")
-DEAR = ("pretrain_finetune", "q_demo", "hybrid_q")
+DEAR = ("ppo", "pretrain_finetune", "q_demo", "hybrid_q")
 CHECKED = [pytest.param(name, marks=pytest.mark.slow) if name in DEAR else name for name in ALGORITHMS]
 
 

@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float
 from envs.bodies import bodies
 from envs.camera import Camera
 from envs.mjcf import Task, from_engine, sensor_slices
-from envs.mujoco import Engine, engine
+from envs.mujoco import Engine, coarser, engine
 from gps.types import Env
 
 TEACHER = {"horizon": 48, "initial_iterations": 10}
@@ -62,16 +62,16 @@ def adroit_door(horizon: int = 200) -> Env:
         low, high = jnp.asarray(FRAMES)
         return jax.random.uniform(key, (3,), low.dtype, low, high)
 
-    coarser = _coarser(model)
+    sim = engine(model, substeps=SUBSTEPS)
+    rough = coarser(sim, COARSE)
     planned = from_engine(
-        coarser,
-        lambda frame: _task(coarser, frame, None),
+        rough,
+        lambda frame: _task(rough, frame, None),
         place,
         default_context=middle,
         horizon=horizon,
         name="adroit_door, larger steps",
     )
-    sim = engine(model, substeps=SUBSTEPS)
     return from_engine(
         sim,
         lambda frame: _task(sim, frame, planned.bind(frame)),
@@ -97,9 +97,8 @@ def _task(sim: Engine, frame: Float[Array, " 3"], planning: Env | None) -> Task:
         away = jnp.sqrt(jnp.sum((y[palm] - y[handle]) ** 2) + 1e-4)
         latched = jnp.where(x[HINGE] < AJAR, jax.nn.relu(UNLATCHED - x[LATCH]), 0)
         shut, speed = jax.nn.relu(OPEN + 0.15 - x[HINGE]), jnp.sum(x[nq : nq + HINGE] ** 2)
-        weight = WEIGHTS
-        way = weight["reach"] * away + weight["latch"] * latched + weight["door"] * shut
-        return way + weight["velocity"] * speed
+        way = WEIGHTS["reach"] * away + WEIGHTS["latch"] * latched + WEIGHTS["door"] * shut
+        return way + WEIGHTS["velocity"] * speed
 
     def observe(x: Array, y: Array) -> Float[Array, " 39"]:
         wide = jnp.where(x[HINGE] > 1, 1, -1).astype(x.dtype)
@@ -142,11 +141,3 @@ def _model() -> mujoco.MjModel:
     model.actuator_gainprm[:, 0] *= (high - low) / 2
     model.actuator_ctrlrange[:] = [-1, 1]
     return model
-
-
-def _coarser(model: mujoco.MjModel) -> Engine:
-    """`COARSE` engine steps per control step."""
-    other = model.__copy__()
-    other.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    other.opt.timestep = model.opt.timestep * SUBSTEPS / COARSE
-    return engine(other, substeps=COARSE)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from envs.gymnasium_tasks import TASKS, GymTask
 from envs.mjcf import Task, from_engine
-from envs.mujoco import Engine, engine
+from envs.mujoco import Engine, coarser, engine
 from gps.types import Env
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def from_gymnasium(task: "str | gymnasium.Env", coarse: int | None = None, **opt
         )
         return from_engine(sim, lambda context: task, horizon=length, name=name)
 
-    return of(sim, of(_coarser(sim, steps, dt), None) if steps else None)
+    return of(sim, of(coarser(sim, steps), None) if steps else None)
 
 
 def state_of(env: "gymnasium.Env") -> Float[np.ndarray, " nx"]:
@@ -146,15 +146,6 @@ def _same_numbers(one: mujoco.MjModel, other: mujoco.MjModel) -> bool:
     """Whether the physics of two models is the same."""
     names = [n for n in dir(one) if isinstance(getattr(one, n), np.ndarray)]
     return all(np.array_equal(getattr(one, n), getattr(other, n)) for n in names)
-
-
-def _coarser(sim: Engine, steps: int, dt: float) -> Engine:
-    """`steps` implicitfast steps per control step, by Newton's method."""
-    model = copy.copy(sim.model)
-    model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
-    model.opt.timestep = dt / steps
-    return engine(model, substeps=steps)
 
 
 def _reward(made: Any, spec: GymTask, dt: float) -> Callable[..., Array]:

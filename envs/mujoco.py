@@ -125,6 +125,15 @@ def engine(
     )
 
 
+def coarser(sim: Engine, steps: int) -> Engine:
+    """The same model for planners: `steps` implicitfast steps per control step, by Newton's method."""
+    model = copy.copy(sim.model)
+    model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
+    model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON
+    model.opt.timestep = sim.model.opt.timestep * sim.substeps / steps
+    return engine(model, substeps=steps)
+
+
 def assembled(
     model: mujoco.MjModel,
     substeps: int,

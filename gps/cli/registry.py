@@ -208,7 +208,7 @@ def _crowd_of(factory: Callable[..., Student]) -> Callable[..., Student]:
     own = inspect.signature(factory)
     kept = [one for one in own.parameters.values() if one.kind != inspect.Parameter.VAR_KEYWORD]
     make.__name__ = base.__name__
-    make.__signature__ = own.replace(parameters=[*kept, several])  # type: ignore[attr-defined]
+    vars(make)["__signature__"] = own.replace(parameters=[*kept, several])
     make.__annotations__ = typing.get_type_hints(base) | {"members": int}
     doc = inspect.getdoc(base) or ""
     make.__doc__ = doc.replace("Args:\n", "Args:\n    members: of the crowd, each as follows.\n", 1)

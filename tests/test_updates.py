@@ -10,7 +10,7 @@ import pytest
 
 import students
 from gps import replay
-from gps.algorithms.hybrid_pg import Natural, natural
+from gps.algorithms.hybrid_pg import Natural, _drawn, natural
 from gps.algorithms.likelihoods import Windows
 from gps.algorithms.off_policy import OffPolicyState, Settings, _cloning, _learner
 from gps.algorithms.on_policy import Batch
@@ -156,6 +156,14 @@ def test_a_natural_step_goes_uphill_as_far_as_it_may(actor):
         moved, _, info = jax.jit(partial(step.run))(KEY, variables, shown(-0.9), batch, jnp.int32(0))
         assert mean(student, moved) > mean(student, variables)
         assert float(info["kl"]) == pytest.approx(delta, rel=0.15)
+
+
+def test_the_metric_is_of_steps_drawn_without_repetition_or_of_all():
+    rows = {"obs": jnp.arange(50.0)[:, None], "action": 2 * jnp.arange(50)}
+    some = _drawn(KEY, rows, 20)
+    assert len(np.unique(some["action"])) == 20
+    np.testing.assert_array_equal(2 * some["obs"][:, 0], some["action"])
+    assert _drawn(KEY, rows, 50) is rows
 
 
 def test_demonstrations_pull_a_natural_step_ever_less(actor):

@@ -24,6 +24,7 @@ from teachers.mppi import mppi
 from teachers.noise import coloured, spline, white
 from teachers.pi2 import local_pi2
 from teachers.pilqr import local_pilqr
+from teachers.planned import planned
 from teachers.planner import Planner, Solution, SolveStatus, Trace
 from teachers.predictive_sampling import predictive_sampling
 from teachers.recorded import recorded
@@ -53,6 +54,7 @@ __all__ = [
     "mpc",
     "mppi",
     "multiple_shooting",
+    "planned",
     "predictive_sampling",
     "recorded",
     "spline",

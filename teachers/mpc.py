@@ -13,7 +13,7 @@ from gps.types import Action, Env, Gaussian, Teacher
 from teachers.ilqr import ilqr
 from teachers.planner import Planner, Solution, SolveStatus, usable
 
-__all__ = ["mpc"]
+__all__ = ["label", "mpc", "planning_model"]
 
 REPLANNER = functools.partial(ilqr, grid=(0.5, 0.2, 0.05))
 """Few step sizes: what is not found now is found at the next control step."""
@@ -60,13 +60,7 @@ def mpc(
         ValueError: the planning model's control step or sizes are not those of `env`, or a setting that no
             plan can have.
     """
-    model = env if env.planning is None else env.planning
-    sizes, wanted = (model.nx, model.ndx, model.nu, model.dt), (env.nx, env.ndx, env.nu, env.dt)
-    if sizes[:3] != wanted[:3] or not math.isclose(model.dt, env.dt):
-        raise ValueError(
-            f"planning model must share (nx, ndx, nu, dt) = {wanted} with its env, came {sizes}: "
-            "plan with coarser engine steps inside the same control step"
-        )
+    model = planning_model(env)
     if initial_iterations < 0:
         raise ValueError(f"initial_iterations must be at least 0, came {initial_iterations}")
     if not max_curvature > 0:
@@ -95,9 +89,25 @@ def mpc(
     def act(key: Array, state: PyTree, x: Float[Array, " nx"], t: Int[Array, ""]) -> tuple[Action, PyTree]:
         x = jnp.asarray(x)
         solution, guess = replan.improve(key, x, state, t)
-        return _action(solution, max_curvature), usable(solution, replan.shift(guess), blank(x))
+        return label(solution, max_curvature), usable(solution, replan.shift(guess), blank(x))
 
     return Teacher(init, act)
+
+
+def planning_model(env: Env) -> Env:
+    """The model that a teacher of `env` plans on.
+
+    Raises:
+        ValueError: its control step or sizes are not those of `env`.
+    """
+    model = env if env.planning is None else env.planning
+    sizes, wanted = (model.nx, model.ndx, model.nu, model.dt), (env.nx, env.ndx, env.nu, env.dt)
+    if sizes[:3] != wanted[:3] or not math.isclose(model.dt, env.dt):
+        raise ValueError(
+            f"planning model must share (nx, ndx, nu, dt) = {wanted} with its env, came {sizes}: "
+            "plan with coarser engine steps inside the same control step"
+        )
+    return model
 
 
 def _valued(value: Callable[[Array], Array]) -> Callable[[Array, Array], Array]:
@@ -110,8 +120,8 @@ def _valued(value: Callable[[Array], Array]) -> Callable[[Array, Array], Array]:
     return final_cost
 
 
-def _action(solution: Solution, max_curvature: float) -> Action:
-    """The label at the plan's first state, its Q(u) and covariance scaled alike."""
+def label(solution: Solution, max_curvature: float = math.inf) -> Action:
+    """That of a plan's first state, its Q(u) and covariance scaled alike; finite in any case."""
     u, cov, K = solution.controller.us[0], solution.controller.cov[0], solution.controller.K[0]
     scale = jnp.minimum(1.0, max_curvature / jnp.linalg.norm(solution.Quu[0]))
     parts = (u, cov / scale, scale * solution.Quu[0], scale * solution.q[0])

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.stats import trim_mean
 
 import students
+from benchmarks.aggregates import interval, middle
 from benchmarks.harness import Row, kept, main
 from gps import plots
 from gps.algorithms.dagger import dagger
@@ -201,19 +201,6 @@ def curves(name: str, family: str, fast: bool) -> Curves:
         np.array([np.mean(run["solved"], axis=1) for run in runs]),
         float(np.mean([run["updates"] for run in runs])),
     )
-
-
-def middle(values: np.ndarray) -> np.ndarray:
-    """Interquartile mean over the seeds, the first axis."""
-    return trim_mean(values, 0.25, axis=0)
-
-
-def interval(values: np.ndarray) -> np.ndarray:
-    """[2, …] its 95 % interval, by resampling the seeds."""
-    if len(values) == 1:
-        return np.stack([values[0], values[0]])
-    drawn = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
-    return np.percentile([middle(values[rows]) for rows in drawn], [2.5, 97.5], axis=0)
 
 
 def first(curve: Curves, share: float = 0.9) -> float:

@@ -2,7 +2,7 @@
 
 The teacher is a policy that PPO found: it does not plan, so that asking it costs nothing. Students are judged
 without noise, in worlds that training never sees; over the seeds the interquartile mean is taken, and its
-interval by bootstrap, as in `benchmarks.families`.
+interval by bootstrap (`benchmarks.aggregates`).
 """
 
 from collections.abc import Callable
@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 import students
-from benchmarks import families
-from benchmarks.families import interval, middle
+from benchmarks import aggregates
+from benchmarks.aggregates import interval, middle
 from benchmarks.harness import Case, Row, kept, main
 from envs.gymnasium import from_gymnasium
 from gps.algorithms.bc import bc
@@ -29,7 +29,7 @@ from gps.rollout import first_observation
 from gps.types import Action, Env, Gaussian, Student, Teacher
 
 SEEDS, EXPERT, UNSEEN, WORLDS = (5, 6, 7, 8, 9), 10, 1000, 20
-SCRIPTS = [Path(__file__), Path(families.__file__)]
+SCRIPTS = [Path(__file__), Path(aggregates.__file__)]
 METHODS = {"BC": bc, "DAgger": dagger}
 BUDGET: dict[str, Any] = {
     "iterations": 10,

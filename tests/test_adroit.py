@@ -88,6 +88,19 @@ def test_without_gymnasium_robotics_it_says_what_to_install(monkeypatch):
         adroit_door()
 
 
+def test_haste_of_the_arm_has_its_price_in_the_plans_and_nowhere_else(ours):
+    x, u, y = ours.init(KEY), jnp.zeros(28), jnp.zeros(9)
+    moving = x.at[30].set(-3.0).at[35].set(2.5).at[36].set(9.0).at[31].set(1.9)
+    dear = adroit_door(haste=0.5)
+    assert ours.planning is not None and dear.planning is not None
+    for mine, other in ((dear, ours), (dear.planning, ours.planning)):
+        more = [float(mine.cost(state, u, y, 0) - other.cost(state, u, y, 0)) for state in (x, moving)]
+        np.testing.assert_allclose(more, [0, 0.5 * (1.0**2 + 0.5**2)], atol=1e-12)
+    assert float(dear.reward(x, u, moving)) == float(ours.reward(x, u, moving))
+    with pytest.raises(ValueError, match="haste must be at least 0 and finite, came -1"):
+        adroit_door(haste=-1)
+
+
 @pytest.mark.slow
 def test_the_teacher_opens_the_door():
     env, make_teacher, _ = pairing("adroit_door", horizon=120)

@@ -12,7 +12,10 @@ def middle(values: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray) -> np.ndarray:
-    """[2, …] its 95 % interval, by resampling the seeds."""
+    """[2, …] its 95 % interval, by resampling the seeds; of a single one itself, twice.
+
+    These percentiles cover less than they say where seeds are few: of normal ones .91 for 5, .74 for 3.
+    """
     if len(values) == 1:
         return np.stack([values[0], values[0]])
     drawn = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))

@@ -11,9 +11,9 @@ The reward is 10 in each control step that ends with the door open by 1.35 rad, 
 by path integrals with larger engine steps; it is told of the way to the handle, of latch and hinge, and tries
 little with wrist and next to nothing with the fingers: what does not matter would wander.
 
-That teacher opens the door in half a second, each time in another way: a student, which sees no velocities,
-learns little from a few of its episodes. `benchmarks.adroit` has one that can be learnt from: whole courses
-(`teachers.planned`), alike because they begin with the same one, under a price on haste.
+What that teacher does is fast and different in every episode: a student, which sees no velocities, learns
+little from a few of them. `benchmarks.adroit` has one that can be learnt from, and clones of both: whole
+courses (`teachers.planned`), alike because they begin with the same one, under a price on haste.
 """
 
 import importlib.util
@@ -74,7 +74,7 @@ def adroit_door(horizon: int = 200, haste: float = 0.0) -> Env:
 
     sim = engine(model, substeps=SUBSTEPS)
     rough = coarser(sim, COARSE)
-    planned = from_engine(
+    model_of_plans = from_engine(
         rough,
         lambda frame: _task(rough, frame, None, haste),
         place,
@@ -84,7 +84,7 @@ def adroit_door(horizon: int = 200, haste: float = 0.0) -> Env:
     )
     return from_engine(
         sim,
-        lambda frame: _task(sim, frame, planned.bind(frame), haste),
+        lambda frame: _task(sim, frame, model_of_plans.bind(frame), haste),
         place,
         default_context=middle,
         horizon=horizon,

@@ -126,7 +126,15 @@ def engine(
 
 
 def coarser(sim: Engine, steps: int) -> Engine:
-    """The same model for planners: `steps` implicitfast steps per control step, by Newton's method."""
+    """The same model for planners: `steps` implicitfast steps per control step, by Newton's method.
+
+    Made with `engine`'s defaults: without variants, whatever `sim` has.
+
+    Raises:
+        ValueError: no steps, or more of them than `sim` takes.
+    """
+    if not 1 <= steps <= sim.substeps:
+        raise ValueError(f"a coarser engine takes 1 to {sim.substeps} steps per control step, came {steps}")
     model = copy.copy(sim.model)
     model.opt.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
     model.opt.solver = mujoco.mjtSolver.mjSOL_NEWTON

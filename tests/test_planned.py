@@ -87,9 +87,48 @@ def test_the_planning_model_is_planned_on_and_checked():
         planned(env._replace(planning=lazy._replace(nx=3)))
 
 
+def test_labels_stay_within_the_limits():
+    env = linear(limits=(-0.5, 0.5))
+    teacher = planned(env)
+    state = jax.jit(teacher.init)(KEY, X0)
+    for x in (jnp.array([5.0, 5.0]), jnp.array([-5.0, -5.0])):
+        action, _ = jax.jit(teacher.act)(KEY, state, x, 8)
+        assert float(jnp.max(jnp.abs(action.K))) > 0.1  # no control is at its limit there
+        np.testing.assert_allclose(action.dist.mean, [-0.5 * np.sign(x[0])])
+
+
+def test_differences_are_those_of_the_env():
+    def minus(x, other):
+        return jnp.array([jnp.mod(x[0] - other[0] + jnp.pi, 2 * jnp.pi) - jnp.pi, x[1] - other[1]])
+
+    teacher = planned(linear()._replace(minus=minus))
+    state, act = jax.jit(teacher.init)(KEY, X0), jax.jit(teacher.act)
+    x = jnp.array([0.4, 0.1])
+    here, turned = (act(KEY, state, one, 3)[0] for one in (x, x.at[0].add(2 * jnp.pi)))
+    np.testing.assert_allclose(turned.dist.mean, here.dist.mean, rtol=1e-9)
+    assert abs(float(here.dist.mean[0] - state.controller.us[3][0])) > 1e-3
+
+
+def test_plans_of_sampling_differ_by_their_keys():
+    teacher = planned(linear(limits=(-1, 1)), iterations=1, planner=predictive_sampling)
+    one, other = (jax.jit(teacher.init)(key, X0) for key in jax.random.split(KEY))
+    assert np.max(np.abs(one.controller.us - other.controller.us)) > 0.01
+
+
 def test_a_plan_that_failed_disowns_all_its_labels():
     teacher = planned(linear(), iterations=2)
-    state = jax.jit(teacher.init)(KEY, jnp.full(2, jnp.inf))
-    action, _ = jax.jit(teacher.act)(KEY, state, X0, 4)
-    assert int(action.status) == SolveStatus.DIVERGED
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(action))
+    init, act = jax.jit(teacher.init), jax.jit(teacher.act)
+    for x0 in (jnp.full(2, jnp.inf), jnp.array([jnp.nan, 1.0])):
+        action, _ = act(KEY, init(KEY, x0), X0, 4)
+        assert int(action.status) == SolveStatus.DIVERGED
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(action))
+    with pytest.raises(ValueError, match="start must be finite"):
+        planned(linear(), start=jnp.full(1, jnp.nan))
+
+
+def test_a_knot_whose_expansion_is_indefinite_says_so():
+    teacher = planned(linear())
+    state = jax.jit(teacher.init)(KEY, X0)
+    state = state._replace(definite=state.definite.at[5].set(False))
+    found = [int(jax.jit(teacher.act)(KEY, state, X0, t)[0].status) for t in (4, 5, 6)]
+    assert found == [0, SolveStatus.NOT_PD, 0]

@@ -158,6 +158,25 @@ def test_a_natural_step_goes_uphill_as_far_as_it_may(actor):
         assert float(info["kl"]) == pytest.approx(delta, rel=0.15)
 
 
+def test_a_metric_of_few_steps_leads_another_way_about_as_far(actor):
+    student, variables, _ = actor
+    obs = jax.random.normal(KEY, (400, OBS.size), jnp.float32)
+    u = jax.random.normal(KEY, (400, 1), jnp.float32)
+    windows = Windows(obs, jnp.zeros(400, bool), (), u)
+    log_prob = jax.vmap(lambda o, u: student.apply(variables, o, ())[0].log_prob(u))(obs, u)
+    batch = jax.tree.map(lambda leaf: leaf[:, None], Batch(windows, log_prob, u[:, 0]))
+    ways = []
+    for steps in (20, 400, 401):
+        step = natural(student, LIMITS, Natural(step=1e-3, weight=0.0, metric_steps=steps))
+        moved, _, info = jax.jit(step.run)(KEY, variables, shown(-0.9), batch, jnp.int32(0))
+        assert float(info["kl"]) == pytest.approx(1e-3, rel=0.6 if steps == 20 else 0.15)
+        ways.append(np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(moved[0])]))
+    np.testing.assert_array_equal(ways[1], ways[2])
+    assert np.max(np.abs(ways[0] - ways[1])) > 1e-3
+    with pytest.raises(ValueError, match="metric_steps must be at least 1, got 0"):
+        natural(student, LIMITS, Natural(metric_steps=0))
+
+
 def test_the_metric_is_of_steps_drawn_without_repetition_or_of_all():
     rows = {"obs": jnp.arange(50.0)[:, None], "action": 2 * jnp.arange(50)}
     some = _drawn(KEY, rows, 20)

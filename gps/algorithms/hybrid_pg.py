@@ -33,8 +33,8 @@ class Natural(NamedTuple):
     solver_steps: int = 10
     """Of conjugate gradients."""
     metric_steps: int = 2048
-    """Steps, drawn from those collected, that the Fisher matrix is a mean over, where there are more
-    (Schulman et al. 2015, appendix C)."""
+    """Steps, drawn from those collected, that the Fisher matrix and the divergence that bounds the step are
+    means over, where there are more (Schulman et al. 2015, appendix C)."""
 
 
 def hybrid_pg(
@@ -62,6 +62,7 @@ def hybrid_pg(
     """Natural gradient of E[A log π(u|o)] + λ₀ λ₁ᵏ max A · E_D[log π(u*|o)], after behaviour cloning.
 
     With decay = 1 the demonstrations keep their weight: the plain hybrid objective E[r] + λ Σ_D log π.
+    Cloning fits what the demonstrator wanted; u* is what it did, its hand's noise included.
 
     Args:
         env: the task.
@@ -138,7 +139,7 @@ def natural(student: Student, limits: Limits, settings: Natural) -> Improve:
 
         def away(theta: Array) -> Array:
             dists = log_probs(student, policy(theta), some, limits)[0]
-            return jnp.mean(jax.vmap(jax.vmap(lambda old, new: old.kl(new)))(now, dists))
+            return _divergence(now, dists)
 
         def fisher(vector: Array) -> Array:
             return jax.jvp(jax.grad(away), (theta,), (vector,))[1] + settings.damping * vector
@@ -148,10 +149,16 @@ def natural(student: Student, limits: Limits, settings: Natural) -> Improve:
         far = lambda share: away(theta + share * length * direction) > 1.5 * settings.step  # noqa: E731
         share = jax.lax.while_loop(lambda s: far(s) & (s > 1e-3), lambda s: s / 2, jnp.ones_like(length))
         moved = theta + share * length * direction
-        info = {"loss": -gain, "kl": away(moved), "shown": told, "updates": jnp.int32(1)}
+        before, after = (log_probs(student, policy(at), batch.windows, limits)[0] for at in (theta, moved))
+        info = {"loss": -gain, "kl": _divergence(before, after), "shown": told, "updates": jnp.int32(1)}
         return (unravel(moved), statistics), labels, info
 
     return Improve(lambda variables, labels: labels, run)
+
+
+def _divergence(old: PyTree, new: PyTree) -> Array:
+    """KL(old ‖ new), mean over windows [n, L]."""
+    return jnp.mean(jax.vmap(jax.vmap(lambda old, new: old.kl(new)))(old, new))
 
 
 def _drawn(key: Array, windows: PyTree, count: int) -> PyTree:
@@ -170,6 +177,8 @@ def _check(student: Student, settings: Natural) -> None:
         raise ValueError(
             f"step must be positive, damping not negative, got {settings.step}, {settings.damping}"
         )
+    if settings.metric_steps < 1:
+        raise ValueError(f"metric_steps must be at least 1, got {settings.metric_steps}")
     if not settings.weight >= 0 or not 0 <= settings.decay <= 1:
         raise ValueError(
             f"weight must be at least 0 and decay in [0, 1], got {settings.weight} and {settings.decay}"

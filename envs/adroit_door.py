@@ -11,9 +11,9 @@ The reward is 10 in each control step that ends with the door open by 1.35 rad, 
 by path integrals with larger engine steps; it is told of the way to the handle, of latch and hinge, and tries
 little with wrist and next to nothing with the fingers: what does not matter would wander.
 
-What that teacher does is fast and different in every episode: a student, which sees no velocities, learns
-little from a few of them. `benchmarks.adroit` has one that can be learnt from, and clones of both: whole
-courses (`teachers.planned`), alike because they begin with the same one, under a price on haste.
+What that teacher does is fast and different in every episode, which a student, who sees no velocities, does
+not learn well from a few of them. `benchmarks.adroit` has another, and clones of both: whole courses
+(`teachers.planned`), alike because they begin with the same one, under a price on haste.
 """
 
 import importlib.util

@@ -170,9 +170,10 @@ def outcome(method: str, seed: int, fast: bool) -> dict[str, Any]:
     def compute() -> dict[str, Any]:
         env, _, algorithms = scene(fast)
         algorithm, student = algorithms[method]
-        share, worlds = ours(env, student), 2 if fast else WORLDS
+        share, judge, worlds = ours(env, student), theirs(student), 2 if fast else WORLDS
         init_key, run_key = jax.random.split(jax.random.key(seed))
         state, info = algorithm.init(init_key), {}
+        begun = judge(algorithm.policy(state), worlds)
         on_the_way = {0: share(algorithm.policy(state), worlds)}
         for i in range(1, 1 + (2 if fast else ITERATIONS)):
             state, info = algorithm.step(jax.random.fold_in(run_key, i), state)
@@ -180,7 +181,8 @@ def outcome(method: str, seed: int, fast: bool) -> dict[str, Any]:
                 on_the_way[i] = share(algorithm.policy(state), worlds)
         return {
             "on the way": list(on_the_way.items()),
-            "theirs": theirs(student)(algorithm.policy(state), worlds),
+            "begun": begun,
+            "theirs": judge(algorithm.policy(state), worlds),
             "steps": int(info["total_simulator_steps"]),
         }
 
@@ -199,22 +201,10 @@ def demonstrated(fast: bool) -> dict[str, Any]:
     return kept([Path(__file__)], ["demonstrator", fast], compute)
 
 
-def cloned(method: str, seed: int, fast: bool) -> dict[str, Any]:
-    """The student as it is before it learns from rewards."""
-
-    def compute() -> dict[str, Any]:
-        algorithm, student = scene(fast).algorithms[method]
-        state = algorithm.init(jax.random.split(jax.random.key(seed))[0])
-        return {"theirs": theirs(student)(algorithm.policy(state), 2 if fast else WORLDS)}
-
-    return kept([Path(__file__)], ["clone", method, seed, fast], compute)
-
-
 def learned(fast: bool) -> list[Row]:
     """Demonstrator, clone, what it becomes, and as many simulator steps without demonstrations."""
     seeds = SEEDS[: 1 if fast else None]
     dapg, scratch = ([outcome(method, seed, fast) for seed in seeds] for method in ("dapg", "ppo"))
-    clones = [cloned("dapg", seed, fast)["theirs"] for seed in seeds]
     paths = [dict(run["on the way"]) for run in dapg]
     times = [next((i for i, share in path.items() if share >= 0.9), np.inf) for path in paths]
     samples = door.PLANNER[1]["samples"] * COURSE
@@ -222,7 +212,7 @@ def learned(fast: bool) -> list[Row]:
         Row("demonstrator: in our world", demonstrated(fast)["solved"], "share"),
         Row("demonstrator: planned steps before", samples * ROUNDS * SAMPLINGS, "1"),
         Row("demonstrator: planned steps per episode", samples * TOUCHES, "1"),
-        *_rows("clone", clones),
+        *_rows("clone", [run["begun"] for run in dapg]),
         *_rows("dapg", [run["theirs"] for run in dapg], None if fast else ">= 0.9"),
         Row("dapg: in our world", float(np.mean([list(path.values())[-1] for path in paths])), "share"),
         Row("dapg: 90 % first seen", float(np.mean(times)), "iterations"),
@@ -234,7 +224,14 @@ def learned(fast: bool) -> list[Row]:
 
 def replanned(fast: bool) -> list[Row]:
     """A clone of the teacher that replans at every step; of one seed, for it is asked for ten minutes."""
-    return [Row("clone, seed 0: solved", cloned("replanned", SEEDS[0], fast)["theirs"], "share")]
+
+    def compute() -> dict[str, Any]:
+        algorithm, student = scene(fast).algorithms["replanned"]
+        state = algorithm.init(jax.random.split(jax.random.key(SEEDS[0]))[0])
+        return {"theirs": theirs(student)(algorithm.policy(state), 2 if fast else WORLDS)}
+
+    clone = kept([Path(__file__)], ["clone", SEEDS[0], fast], compute)
+    return [Row("clone, seed 0: solved", clone["theirs"], "share")]
 
 
 def _rows(who: str, shares: list[float], target: str | None = None) -> list[Row]:

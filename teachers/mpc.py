@@ -9,11 +9,11 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from gps.plant import in_every_context
 from gps.rollout import clip_control
-from gps.types import Action, Env, Gaussian, Teacher
+from gps.types import Action, Env, Teacher
 from teachers.ilqr import ilqr
-from teachers.planner import Planner, Solution, SolveStatus, usable
+from teachers.planner import Planner, label, planning_model, usable
 
-__all__ = ["label", "mpc", "planning_model"]
+__all__ = ["mpc"]
 
 REPLANNER = functools.partial(ilqr, grid=(0.5, 0.2, 0.05))
 """Few step sizes: what is not found now is found at the next control step."""
@@ -95,22 +95,6 @@ def mpc(
     return Teacher(init, act)
 
 
-def planning_model(env: Env) -> Env:
-    """The model that a teacher of `env` plans on.
-
-    Raises:
-        ValueError: its control step or sizes are not those of `env`.
-    """
-    model = env if env.planning is None else env.planning
-    sizes, wanted = (model.nx, model.ndx, model.nu, model.dt), (env.nx, env.ndx, env.nu, env.dt)
-    if sizes[:3] != wanted[:3] or not math.isclose(model.dt, env.dt):
-        raise ValueError(
-            f"planning model must share (nx, ndx, nu, dt) = {wanted} with its env, came {sizes}: "
-            "plan with coarser engine steps inside the same control step"
-        )
-    return model
-
-
 def _valued(value: Callable[[Array], Array]) -> Callable[[Array, Array], Array]:
     def final_cost(x: Array, y: Array) -> Array:
         worth = jnp.asarray(value(x), x.dtype)
@@ -119,21 +103,3 @@ def _valued(value: Callable[[Array], Array]) -> Callable[[Array, Array], Array]:
         return worth
 
     return final_cost
-
-
-def label(solution: Solution, max_curvature: float = math.inf) -> Action:
-    """That of a plan's first state, its Q(u) and covariance scaled alike; finite in any case."""
-    u, cov, K = solution.controller.us[0], solution.controller.cov[0], solution.controller.K[0]
-    scale = jnp.minimum(1.0, max_curvature / jnp.linalg.norm(solution.Quu[0]))
-    parts = (u, cov / scale, scale * solution.Quu[0], scale * solution.q[0])
-    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in parts]))
-    eye = jnp.eye(u.shape[0], dtype=u.dtype)
-    mean, cov, Quu, q = (
-        jnp.where(finite, part, stand_in)
-        for part, stand_in in zip(parts, (jnp.nan_to_num(u), eye, eye, -jnp.nan_to_num(u)), strict=True)
-    )
-    indefinite = ~solution.definite[0] | (solution.status == SolveStatus.NOT_PD)
-    lost = ~finite | (solution.status == SolveStatus.DIVERGED)
-    status = jnp.where(lost, SolveStatus.DIVERGED, jnp.where(indefinite, SolveStatus.NOT_PD, 0))
-    K = jnp.where(jnp.all(jnp.isfinite(K)), K, 0)
-    return Action(Gaussian(mean, cov), Quu, q, status.astype(jnp.int32), K)

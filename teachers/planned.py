@@ -11,8 +11,7 @@ from jaxtyping import Array, Float, Int
 from gps.rollout import clip_control
 from gps.types import Action, Env, Teacher
 from teachers.ilqr import ilqr
-from teachers.mpc import label, planning_model
-from teachers.planner import Planner, Solution, SolveStatus
+from teachers.planner import Planner, Solution, SolveStatus, label, planning_model
 
 __all__ = ["planned"]
 

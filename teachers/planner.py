@@ -1,5 +1,6 @@
 """What planners have in common: how they are called, and what comes back."""
 
+import math
 from collections.abc import Callable
 from enum import IntEnum
 from typing import NamedTuple
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from gps.types import Env, LinearGaussian, Status, Trajectory
+from gps.types import Action, Env, Gaussian, LinearGaussian, Status, Trajectory
 
 __all__ = [
     "Planner",
@@ -17,7 +18,9 @@ __all__ = [
     "Trace",
     "check_length",
     "check_start",
+    "label",
     "later",
+    "planning_model",
     "usable",
 ]
 
@@ -130,3 +133,37 @@ def usable(solution: Solution, guess: PyTree, fresh: PyTree) -> PyTree:
     finite = jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(guess)])
     sound = jnp.all(finite) & (solution.trajectory.status == Status.OK) & jnp.isfinite(solution.cost)
     return jax.tree.map(lambda new, old: jnp.where(sound, new, old), guess, fresh)
+
+
+def planning_model(env: Env) -> Env:
+    """The model that a teacher of `env` plans on.
+
+    Raises:
+        ValueError: its control step or sizes are not those of `env`.
+    """
+    model = env if env.planning is None else env.planning
+    sizes, wanted = (model.nx, model.ndx, model.nu, model.dt), (env.nx, env.ndx, env.nu, env.dt)
+    if sizes[:3] != wanted[:3] or not math.isclose(model.dt, env.dt):
+        raise ValueError(
+            f"planning model must share (nx, ndx, nu, dt) = {wanted} with its env, came {sizes}: "
+            "plan with coarser engine steps inside the same control step"
+        )
+    return model
+
+
+def label(solution: Solution, max_curvature: float = math.inf) -> Action:
+    """That of a plan's first state, its Q(u) and covariance scaled alike; finite in any case."""
+    u, cov, K = solution.controller.us[0], solution.controller.cov[0], solution.controller.K[0]
+    scale = jnp.minimum(1.0, max_curvature / jnp.linalg.norm(solution.Quu[0]))
+    parts = (u, cov / scale, scale * solution.Quu[0], scale * solution.q[0])
+    finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(part)) for part in parts]))
+    eye = jnp.eye(u.shape[0], dtype=u.dtype)
+    mean, cov, Quu, q = (
+        jnp.where(finite, part, stand_in)
+        for part, stand_in in zip(parts, (jnp.nan_to_num(u), eye, eye, -jnp.nan_to_num(u)), strict=True)
+    )
+    indefinite = ~solution.definite[0] | (solution.status == SolveStatus.NOT_PD)
+    lost = ~finite | (solution.status == SolveStatus.DIVERGED)
+    status = jnp.where(lost, SolveStatus.DIVERGED, jnp.where(indefinite, SolveStatus.NOT_PD, 0))
+    K = jnp.where(jnp.all(jnp.isfinite(K)), K, 0)
+    return Action(Gaussian(mean, cov), Quu, q, status.astype(jnp.int32), K)
